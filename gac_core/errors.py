@@ -1,0 +1,62 @@
+"""Every error this package raises on purpose.
+
+::
+
+    GacError
+    ├── ConfigError (ValueError)          an option is unknown, out of range or contradicts another
+    ├── LoadError                         a model folder is missing, corrupt or unsafe to open
+    ├── VocabularyError                   a tokenizer can not take part in an ensemble
+    │   ├── CannotSpellError              it has no tokens for some bytes
+    │   └── RewritesTextError             it changes the text it is given
+    ├── PromptError (ValueError)          the prompt or a message is malformed
+    │   └── ContextOverflowError          prompt and answer do not fit a member's context
+    ├── MemberError                       a member's forward pass failed
+    │   └── NonFiniteLogitsError          ... or gave NaN, or no finite logit at all
+    └── EngineClosedError                 the ensemble was closed
+
+Each message says what was wrong, where, and the cure.
+"""
+
+
+class GacError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(GacError, ValueError):
+    """An option is unknown, out of range, or contradicts another."""
+
+
+class LoadError(GacError):
+    """A model could not be loaded: missing, corrupt, or unsafe to open."""
+
+
+class VocabularyError(GacError):
+    """A tokenizer can not take part in an ensemble."""
+
+
+class CannotSpellError(VocabularyError):
+    """A tokenizer has no tokens for some bytes that other members write."""
+
+
+class RewritesTextError(VocabularyError):
+    """A tokenizer changes the text it is given, so what it reads is not what was written."""
+
+
+class PromptError(GacError, ValueError):
+    """A prompt or a message is malformed."""
+
+
+class ContextOverflowError(PromptError):
+    """Prompt and answer together do not fit the context of a member."""
+
+
+class MemberError(GacError):
+    """A member's forward pass failed."""
+
+
+class NonFiniteLogitsError(MemberError):
+    """A member gave NaN, or no finite logit at all."""
+
+
+class EngineClosedError(GacError):
+    """The ensemble was closed before or while it answered."""

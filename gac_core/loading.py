@@ -1,0 +1,195 @@
+"""From a member's configuration to a model and a tokenizer, safely.
+
+Weights come from safetensors only and no code from a repository runs, unless a member's
+configuration says so. Downloads, tokenizers and vocabularies are prepared in parallel; weights are
+read one model after the other, since transformers sets process-wide defaults while it does so (it
+reads the tensors of one model in parallel by itself).
+"""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from huggingface_hub import snapshot_download
+from tqdm.auto import tqdm
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from gac_core.config import MemberConfig
+from gac_core.errors import GacError, LoadError
+
+_FILES: Final = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its tokenizer and the name it goes by."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    text_tokens: tuple[str, ...] = ()
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The ids its generation and model configurations end an answer with."""
+        ends: set[int] = set()
+        for config in (self.model.generation_config, self.model.config):
+            value = getattr(config, "eos_token_id", None)
+            if value is not None:
+                ends.update(value if isinstance(value, (list, tuple)) else (value,))
+        return frozenset(ends)
+
+
+def load_members(configs: Sequence[MemberConfig], *, progress: bool = True) -> list[Loaded]:
+    """Load all members.
+
+    Raises:
+        LoadError: a model is missing, corrupt, incomplete, unsafe to open, or does not fit.
+
+    """
+    names = member_names(configs)
+    bar = tqdm(total=2 * len(configs), desc="Loading members", disable=not progress, leave=False)
+    own_bars = transformers_logging.is_progress_bar_enabled()
+    if not progress:
+        transformers_logging.disable_progress_bar()
+    try:
+        with bar, ThreadPoolExecutor(max_workers=len(configs)) as pool:
+            pending = [pool.submit(_fetch, config) for config in configs]
+            loaded = []
+            for index, config in enumerate(configs):
+                folder, tokenizer = pending[index].result()
+                bar.update()
+                bar.set_postfix_str(names[index])
+                model = _load_model(config, folder, index)
+                loaded.append(Loaded(names[index], model, tokenizer, config.text_tokens))
+                bar.update()
+            return loaded
+    finally:
+        if own_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def member_names(configs: Sequence[MemberConfig]) -> list[str]:
+    """Each member's name: the one given, or the end of its model's path, made unique."""
+    names: list[str] = []
+    taken = {config.name for config in configs if config.name}
+    for config in configs:
+        name = config.name or Path(config.model).name or config.model
+        if not config.name:
+            unique, count = name, 2
+            while unique in taken or unique in names:
+                unique, count = f"{name}-{count}", count + 1
+            name = unique
+        names.append(name)
+    return names
+
+
+def _fetch(config: MemberConfig) -> tuple[str, PreTrainedTokenizerBase]:
+    """The folder of a member's files, downloaded if need be, and its tokenizer."""
+    model = config.model
+    path = Path(model).expanduser()
+    if not path.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
+        raise LoadError(f"there is no folder {model}; give a folder that exists or a hub name")
+    if path.exists():
+        _check_folder(path, model)
+        folder = str(path)
+    else:
+        files = [*_FILES, "*.py"] if config.trust_remote_code else _FILES
+        try:
+            folder = snapshot_download(model, revision=config.revision, allow_patterns=files)
+        except Exception as error:
+            raise _load_error(
+                model, error, "check the name, the revision and the network, or give a folder"
+            ) from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=config.trust_remote_code
+        )
+    except Exception as error:
+        cure = "its tokenizer files are missing or corrupt; fetch them again"
+        raise _load_error(model, error, cure) from error
+    return folder, tokenizer
+
+
+def _check_folder(path: Path, model: str) -> None:
+    if not path.is_dir():
+        raise LoadError(
+            f"{model} is a file; give the folder that holds config.json and the weights"
+        )
+    config = path / "config.json"
+    if not config.exists():
+        raise LoadError(f"{model} has no config.json, so it is no model folder")
+    try:
+        json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _load_error(model, error, "its config.json is corrupt; fetch it again") from error
+    if not any(path.glob("*.safetensors")):
+        pickles = sorted(
+            p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in path.glob(pattern)
+        )
+        if pickles:
+            raise LoadError(
+                f"{model} has its weights as pickle only ({pickles[0]}), which can run any code "
+                "when opened; convert them where you trust them, with "
+                "model.save_pretrained(folder), which writes safetensors"
+            )
+        raise LoadError(f"{model} has no weights (*.safetensors); fetch them again")
+
+
+def _load_model(config: MemberConfig, folder: str, index: int) -> PreTrainedModel:
+    options: dict[str, Any] = {
+        "dtype": config.dtype,
+        "attn_implementation": config.attention,
+        "trust_remote_code": config.trust_remote_code,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+    if config.quantization is not None:
+        options["quantization_config"] = config.quantization
+    if config.device_map is not None:
+        options["device_map"] = config.device_map
+        options["max_memory"] = config.max_memory
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model: PreTrainedModel
+        model, info = loaded
+        if missing := sorted(info["missing_keys"]):
+            raise LoadError(
+                f"{config.model} lacks {len(missing)} of its weights, {missing[0]} first; its "
+                "files are incomplete: fetch them again"
+            )
+        if config.device_map is None and config.quantization is None:
+            torch.nn.Module.to(model, pick_device(config.device, index))
+    except GacError:
+        raise
+    except Exception as error:
+        cure = "its files may be damaged, or disk or memory full"
+        raise _load_error(config.model, error, cure) from error
+    model.eval()
+    return model
+
+
+def pick_device(device: str, index: int) -> torch.device:
+    """The device asked for; for "auto", GPUs in turn, else MPS, else the CPU."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", index % torch.cuda.device_count())
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _load_error(model: str, error: BaseException, cure: str) -> LoadError:
+    problem = " ".join(str(error).split())[:300] or type(error).__name__
+    return LoadError(f"{model} could not be loaded: {problem}; {cure}")

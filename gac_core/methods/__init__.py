@@ -1,0 +1,18 @@
+"""Decoding methods, one generator a file.
+
+A method is plain sequential code for one request: it yields `Ask` and is sent the logits, and it
+yields `Step`. It touches no model, cache, thread or batch.
+"""
+
+from collections.abc import Callable, Generator
+from typing import Final
+
+from gac_core.methods.cascade import cascade
+from gac_core.methods.every_step import every_step
+from gac_core.request import Ask, Logits, Request
+from gac_core.steps import Step
+
+Decoder = Generator[Ask | Step, Logits, None]
+Method = Callable[[Request], Decoder]
+
+METHODS: Final[dict[str, Method]] = {"every_step": every_step, "cascade": cascade}

@@ -1,0 +1,1 @@
+"""The embedded ensemble: three tiny chat models trained by this package itself."""

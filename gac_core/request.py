@@ -1,0 +1,263 @@
+"""One request: what a decoding method reads, and how it says what was chosen.
+
+A method asks for logits with `Ask`, turns them into distributions over the union with
+`Request.to_union`, and emits with `Request.emit`, which extends every member's history.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gac_core import fusion
+from gac_core.config import SamplingParams
+from gac_core.errors import NonFiniteLogitsError
+from gac_core.history import History
+from gac_core.sampling import choose, make_warpers, penalise_repetition, uniform_at
+from gac_core.scorer import Query, Scorer
+from gac_core.speller import Speller
+from gac_core.steps import DecidedBy, MemberView, Step
+from gac_core.union import Union
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of an ensemble, as methods see it.
+
+    Attributes:
+        name: unique in the ensemble.
+        scorer: its model.
+        speller: its tokenizer.
+        weight: its share; all members' sum to 1.
+        opens_with_space: whether its chat template writes answers as " Hello" for "Hello".
+
+    """
+
+    name: str
+    scorer: Scorer
+    speller: Speller
+    weight: float
+    opens_with_space: bool = False
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A decoder's wish for logits: queries by member index.
+
+    The answer is a mapping from the same indices to lists of (query.last, rows) tensors.
+    """
+
+    queries: Mapping[int, Sequence[Query]]
+
+
+Logits = Mapping[int, Sequence[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all requests of an ensemble share."""
+
+    members: tuple[Member, ...]
+    union: Union
+    fusion: fusion.Rule
+    threshold: float
+    primary: int
+    history: str
+
+
+class Request:
+    """The state of one request that methods work on.
+
+    Args:
+        settings: of the ensemble.
+        prompts: each member's prompt ids.
+        sampling: how to draw; its seed is set.
+        is_chat: whether the answer begins a turn of its own, so that a leading space may be a
+            matter of spelling.
+
+    Attributes:
+        histories: what each member has read, by member index.
+        position: how many units were emitted.
+        finished: set by whoever drives the method.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        *,
+        is_chat: bool,
+    ) -> None:
+        assert sampling.seed is not None
+        self.members = settings.members
+        self.union = settings.union
+        self.primary = settings.primary
+        self.threshold = settings.threshold
+        self.sampling = sampling
+        self.is_chat = is_chat
+        self.position = 0
+        self.finished = False
+        reencode = settings.history == "reencode" and not self.union.is_shared
+        self.histories = tuple(
+            History(ids, member.speller, reencode=reencode)
+            for ids, member in zip(prompts, self.members, strict=True)
+        )
+        self._rule = settings.fusion
+        self._seed = sampling.seed
+        self._warpers = make_warpers(sampling)
+        self._weights = torch.tensor([m.weight for m in self.members], device=self.union.device)
+        self._openings: dict[int, torch.Tensor] = {}
+
+    def ask(self, *members: int) -> Ask:
+        """Ask for the next-token logits of these members, or of all."""
+        chosen = members or range(len(self.members))
+        return Ask({m: (Query(self.histories[m].ids),) for m in chosen})
+
+    def to_probs(self, member: int, logits: torch.Tensor) -> torch.Tensor:
+        """A member's probabilities over its own rows; 0 where a row is neither text nor END.
+
+        Args:
+            logits: (rows,).
+
+        Raises:
+            NonFiniteLogitsError: they are no distribution.
+
+        """
+        if self.sampling.repetition_penalty != 1.0:
+            ids = torch.tensor(self.histories[member].ids, device=logits.device)
+            logits = penalise_repetition(logits, ids, self.sampling.repetition_penalty)
+        probs = self.union.mask(member, logits).softmax(-1)
+        if not bool(torch.isfinite(probs[0])):  # NaN spreads over all rows
+            raise NonFiniteLogitsError(
+                f"{self.members[member].name} gave logits that are NaN, infinite or all masked at "
+                f"step {self.position}; try dtype float32 or bfloat16 for it"
+            )
+        return probs
+
+    def to_union(self, member: int, probs: torch.Tensor) -> torch.Tensor:
+        """A member's probabilities over the union, (size,).
+
+        At the beginning of an answer, " x" and "x" are one unit where members' templates differ
+        in how they open.
+        """
+        out = self.union.project(member, probs)
+        if self._merges_openings:
+            self._openings[member] = out
+            spaced, plain = self.union.spaced_pairs
+            out = out.index_add(0, plain, out[spaced]).index_fill(0, spaced, 0.0)
+        return out
+
+    def fuse(self, probs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """All members' distributions over the union as one, (size,)."""
+        return self._rule(torch.stack(list(probs)), self._weights.to(probs[0].dtype))
+
+    def choose(self, probs: torch.Tensor) -> int:
+        """The row that is greedy, or drawn for this position with the request's seed."""
+        greedy = self.sampling.temperature == 0.0
+        uniform = None if greedy else uniform_at(self._seed, self.position)
+        return choose(probs, self._warpers, uniform)
+
+    def emit_fused(self, fused: torch.Tensor, probs: Sequence[torch.Tensor]) -> Step:
+        """Choose from the fused distribution and tell every member.
+
+        Args:
+            fused: (size,).
+            probs: each member's distribution over the union.
+
+        """
+        row = self.choose(fused)
+        tops = [int(p.argmax()) for p in probs]
+        views = tuple(
+            MemberView(m.name, self.union.unit(top), float(p[top]), float(p[row]))
+            for m, p, top in zip(self.members, probs, tops, strict=True)
+        )
+        unit = self.union.unit(row)
+        if not self.union.is_end(row):
+            leads = self._fused_leads(unit)
+            unit = unit.removeprefix(b" ") if any(leads) else unit
+            for m, history in enumerate(self.histories):
+                token = row if self.union.is_shared else None
+                history.append(leads[m] + unit, token, is_foreign=tops[m] != row)
+        return self._step(row, unit, fused, "ensemble", views)
+
+    def emit_alone(self, probs: torch.Tensor) -> Step:
+        """Choose from the primary's distribution over its own rows and tell every member."""
+        token = self.choose(probs)
+        top = int(probs.argmax())
+        vocabulary = self.union.vocabularies[self.primary]
+        member = self.members[self.primary]
+        view = MemberView(
+            member.name, vocabulary.token_bytes[top], float(probs[top]), float(probs[token])
+        )
+        unit = vocabulary.token_bytes[token]
+        if token not in vocabulary.end_ids:
+            own_lead = b""
+            if self._is_opening and member.opens_with_space and unit.startswith(b" "):
+                own_lead, unit = b" ", unit[1:]
+            for m, history in enumerate(self.histories):
+                if m == self.primary:
+                    history.append(own_lead + unit, token, is_foreign=False)
+                elif self.union.is_shared:
+                    history.append(own_lead + unit, token)
+                else:
+                    history.append(self._usual_lead(m, unit) + unit)
+        return self._step(token, unit, probs, "primary", (view,))
+
+    def _step(
+        self,
+        row: int,
+        unit: bytes,
+        probs: torch.Tensor,
+        decided_by: DecidedBy,
+        views: tuple[MemberView, ...],
+    ) -> Step:
+        is_end = (
+            self.union.is_end(row)
+            if decided_by == "ensemble"
+            else (row in self.union.vocabularies[self.primary].end_ids)
+        )
+        top: tuple[tuple[bytes, float], ...] = ()
+        if self.sampling.logprobs and self.sampling.top_logprobs:
+            values, rows = probs.topk(min(self.sampling.top_logprobs, len(probs)))
+            top = tuple(
+                (self.union.unit(r), lp)
+                for r, lp in zip(rows.tolist(), values.log().tolist(), strict=True)
+            )
+        self.position += 1
+        self._openings.clear()
+        logprob = float(probs[row].log())
+        return Step(b"" if is_end else unit, is_end, "", logprob, decided_by, views, top)
+
+    # ------------------------------------------------ how an answer opens
+
+    @property
+    def _is_opening(self) -> bool:
+        return self.is_chat and self.position == 0
+
+    @property
+    def _merges_openings(self) -> bool:
+        return self._is_opening and len({m.opens_with_space for m in self.members}) > 1
+
+    def _usual_lead(self, member: int, unit: bytes) -> bytes:
+        """The space this member's template puts before an answer, if this unit begins one."""
+        spaced = self._is_opening and self.members[member].opens_with_space
+        return b" " if spaced and not unit.startswith(b" ") else b""
+
+    def _fused_leads(self, unit: bytes) -> list[bytes]:
+        """The space each member writes before an answer that opens with this unit."""
+        count = len(self.members)
+        if not self._merges_openings:
+            same = self._is_opening and self.members[0].opens_with_space and unit.startswith(b" ")
+            return [b" " if same else b""] * count
+        core = unit.removeprefix(b" ")
+        spaced, plain = self.union.rows.get(b" " + core), self.union.rows.get(core)
+        leads = []
+        for m in range(count):
+            if spaced is not None and plain is not None:
+                likes_space = bool(self._openings[m][spaced] > self._openings[m][plain])
+            else:
+                likes_space = self.members[m].opens_with_space
+            leads.append(b" " if likes_space else b"")
+        return leads

@@ -1,0 +1,107 @@
+"""One request in flight: its method's generator, its text, and how it ends.
+
+Drivers differ in who computes the logits; what happens with a step is the same for all of them and
+happens here.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from gac_core.methods import Method
+from gac_core.request import Ask, Logits, Request
+from gac_core.steps import FinishReason, MemberUsage, Outcome, Step, Usage
+from gac_core.text import StopMatcher, TextDecoder
+
+Sink = Callable[[Step], None]
+
+
+class Run:
+    """A method at work on a request.
+
+    Args:
+        method: makes the generator.
+        request: what it works on.
+        sink: called with every step, text and outcome filled in.
+
+    """
+
+    def __init__(self, method: Method, request: Request, sink: Sink) -> None:
+        self.request = request
+        self._sink = sink
+        self._decoder = method(request)
+        self._text = TextDecoder()
+        self._stops = StopMatcher(request.sampling.stop)
+        self._fused_steps = 0
+
+    def resume(self, logits: Logits | None = None) -> Ask | None:
+        """Go on until logits are needed again.
+
+        Args:
+            logits: the answer to the last ask; None to begin.
+
+        Returns:
+            What to compute next, or None when the request is finished.
+
+        """
+        # Inference mode is entered and left here: it must never span a yield.
+        with torch.inference_mode():
+            event = self._decoder.send(logits) if logits is not None else next(self._decoder)
+            while isinstance(event, Step):
+                step = self._complete(event)
+                self._sink(step)
+                if step.outcome is not None:
+                    self.close()
+                    return None
+                event = self._decoder.send({})
+            return event
+
+    def close(self) -> None:
+        """Give the method up."""
+        self.request.finished = True
+        self._decoder.close()
+
+    def _complete(self, step: Step) -> Step:
+        """The step with the text that became certain and, if it is the last, the outcome."""
+        self._fused_steps += step.decided_by == "ensemble"
+        text = self._stops.push(self._text.push(step.unit))
+        reason = self._finish_reason(step)
+        if reason is None:
+            return replace(step, text=text)
+        text += self._stops.push(self._text.flush())
+        if self._stops.matched is None:
+            text += self._stops.flush()
+        else:
+            reason = "stop"
+        return replace(step, text=text, outcome=self._outcome(reason))
+
+    def _finish_reason(self, step: Step) -> FinishReason | None:
+        if step.is_end or self._stops.matched is not None:
+            return "stop"
+        request = self.request
+        if request.position >= request.sampling.max_new_tokens:
+            return "length"
+        for member, history in zip(request.members, request.histories, strict=True):
+            limit = member.scorer.context_size
+            if limit is not None and len(history.ids) > limit:
+                return "length"
+        return None
+
+    def _outcome(self, reason: FinishReason) -> Outcome:
+        request = self.request
+        members = tuple(
+            MemberUsage(member.name, history.prompt_length, history.answer_length)
+            for member, history in zip(request.members, request.histories, strict=True)
+        )
+        primary = members[request.primary]
+        usage = Usage(
+            primary.prompt_tokens,
+            primary.completion_tokens,
+            members,
+            self._fused_steps,
+            request.position,
+        )
+        seed = request.sampling.seed
+        assert seed is not None
+        return Outcome(reason, self._stops.matched, usage, seed)

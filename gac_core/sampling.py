@@ -1,0 +1,70 @@
+"""From a distribution to one unit: greedy, or drawn with an explicit uniform number.
+
+The uniform of a step depends on the seed and the step's position alone, and the unit is read off
+the fused distribution with it. So batching, caching and drafting change the speed, never the text.
+"""
+
+import numpy as np
+import torch
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from gac_core.config import SamplingParams
+
+
+def uniform_at(seed: int, position: int) -> float:
+    """The uniform number in [0, 1) of a step: a counter-based generator, so no state is kept."""
+    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
+
+
+def make_warpers(params: SamplingParams) -> LogitsProcessorList:
+    """The filters asked for, in the order in which `generate` of transformers applies them."""
+    warpers = LogitsProcessorList()
+    if params.temperature not in (0.0, 1.0):
+        warpers.append(TemperatureLogitsWarper(params.temperature))
+    if params.top_k:
+        warpers.append(TopKLogitsWarper(params.top_k))
+    if params.top_p < 1.0:
+        warpers.append(TopPLogitsWarper(params.top_p))
+    if params.min_p > 0.0:
+        warpers.append(MinPLogitsWarper(params.min_p))
+    return warpers
+
+
+def choose(probs: torch.Tensor, warpers: LogitsProcessorList, uniform: float | None) -> int:
+    """The row chosen: the most probable one, or the one the uniform number falls on.
+
+    Args:
+        probs: (rows,), need not sum to 1; rows of 0 are never chosen.
+        warpers: temperature and filters; not used without a uniform number.
+        uniform: in [0, 1), or None for greedy.
+
+    """
+    if uniform is None:
+        return int(probs.argmax())
+    if warpers:
+        scores = warpers(None, probs.log()[None])[0]  # type: ignore[arg-type]
+        probs = scores.to(torch.float64).softmax(-1)
+    cumulated = probs.to(torch.float64).cumsum(-1)
+    row = int(torch.searchsorted(cumulated, cumulated[-1] * uniform, right=True))
+    if row >= len(probs) or float(probs[row]) == 0.0:  # the uniform fell on the last rounding error
+        row = int(probs.nonzero()[-1])
+    return row
+
+
+def penalise_repetition(logits: torch.Tensor, ids: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Logits of ids already in the text made less likely (CTRL, https://arxiv.org/abs/1909.05858).
+
+    Args:
+        logits: (rows,).
+        ids: the member's own ids of prompt and answer so far, (length,).
+        penalty: above 1 discourages, below 1 encourages.
+
+    """
+    seen = logits[ids]
+    return logits.scatter(0, ids, torch.where(seen < 0, seen * penalty, seen / penalty))

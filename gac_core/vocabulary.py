@@ -1,0 +1,271 @@
+"""The bytes and the kind of every token of a tokenizer.
+
+``get_vocab()`` strings and ``decode([id])`` are not the bytes a token stands for: the first hides
+them behind an alphabet of its own, the second loses leading spaces and turns half a character into
+U+FFFD. They are read from the tokenizer's own specification instead, as its decoder would.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache, cached_property
+from typing import Any, Final
+
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from gac_core.errors import VocabularyError
+
+# Bytes that no text holds: those that UTF-8 never uses, and those that begin only characters of the
+# planes 4 to 11, none of which is assigned.
+NEVER_IN_TEXT: Final = frozenset({0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100)})
+
+
+class Kind(IntEnum):
+    """What a row of a member's logits stands for."""
+
+    TEXT = 0
+    CONTROL = 1  # beginning of text, turns, tools, ...: never part of an answer
+    END = 2  # ends the answer
+    HOLE = 3  # an id that no token has
+    PADDING = 4  # a row beyond the tokenizer's ids
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A member's tokens by row of its logits.
+
+    Attributes:
+        token_bytes: the bytes each row stands for; empty where the row is no text.
+        kinds: what each row is.
+        byte_fallbacks: rows that spell one byte for want of a better token (``<0x41>``).
+        added_text: rows of added tokens that are plain text (runs of spaces, ...).
+
+    """
+
+    token_bytes: tuple[bytes, ...]
+    kinds: tuple[Kind, ...]
+    byte_fallbacks: frozenset[int] = frozenset()
+    added_text: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if len(self.token_bytes) != len(self.kinds):
+            raise ValueError("token_bytes and kinds must have one entry per row")
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.kinds)
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """The ids that end an answer."""
+        return frozenset(i for i, kind in enumerate(self.kinds) if kind is Kind.END)
+
+    @cached_property
+    def text_ids(self) -> tuple[int, ...]:
+        """The ids that stand for text, ascending."""
+        return tuple(i for i, kind in enumerate(self.kinds) if kind is Kind.TEXT)
+
+    @cached_property
+    def ids_by_bytes(self) -> Mapping[bytes, int]:
+        """The id of each byte string; of several, the one the tokenizer's own encoding reaches.
+
+        Added tokens are matched before the model sees the text, and byte fallback is its last
+        resort, so they come first and last.
+        """
+        ids: dict[bytes, int] = {}
+        by_reach = (self.byte_fallbacks, frozenset(self.text_ids), self.added_text)
+        for group in by_reach:  # later groups win
+            skip = self.byte_fallbacks if group is not self.byte_fallbacks else frozenset()
+            for i in sorted(group - skip, reverse=True):
+                if self.kinds[i] is Kind.TEXT:
+                    ids[self.token_bytes[i]] = i
+        return ids
+
+    @cached_property
+    def missing_bytes(self) -> frozenset[int]:
+        """Byte values that no token of one byte spells."""
+        return frozenset(b for b in range(256) if bytes([b]) not in self.ids_by_bytes)
+
+    @classmethod
+    def of(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        rows: int | None = None,
+        end_ids: Iterable[int] = (),
+        text_tokens: Iterable[str] = (),
+    ) -> "Vocabulary":
+        """The vocabulary of a Hugging Face tokenizer.
+
+        Args:
+            tokenizer: any tokenizer with a `tokenizers` backend.
+            rows: rows of the model's logits, if more than the tokenizer has ids.
+            end_ids: ids that end an answer, besides the tokenizer's own and its template's.
+            text_tokens: added tokens to count as text although they look like markup
+                (``<think>``, ``<table>``).
+
+        Raises:
+            VocabularyError: the tokenizer is of a kind whose bytes can not be told, has text
+                tokens the model has no rows for, or no end token at all.
+
+        """
+        backend = fast_backend(tokenizer)
+        bytes_of = _token_decoder(tokenizer)
+        as_text = set(text_tokens)
+        added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
+        if unknown := as_text - {token.content for token in added.values()}:
+            raise VocabularyError(
+                f"text_tokens names {sorted(unknown)}, which {tokenizer_name(tokenizer)} "
+                "has not added"
+            )
+        pieces = {i: piece for piece, i in backend.get_vocab(with_added_tokens=False).items()}
+        size = 1 + max((*pieces, *added))
+        count = max(size, rows or 0)
+        fallback = bool(getattr(backend.model, "byte_fallback", False))
+        token_bytes = [b""] * count
+        kinds = [Kind.HOLE] * size + [Kind.PADDING] * (count - size)
+        byte_fallbacks, added_text = set(), set()
+        for i, piece in pieces.items():
+            if i == tokenizer.unk_token_id:
+                kinds[i] = Kind.CONTROL
+            elif data := bytes_of(piece):
+                token_bytes[i], kinds[i] = data, Kind.TEXT
+                if fallback and _BYTE_PIECE.fullmatch(piece):
+                    byte_fallbacks.add(i)
+        for i, token in added.items():
+            content = token.content
+            if content in as_text or not (token.special or _MARKUP.fullmatch(content)):
+                token_bytes[i], kinds[i] = content.encode(), Kind.TEXT
+                added_text.add(i)
+            else:
+                token_bytes[i], kinds[i] = b"", Kind.CONTROL
+        ends = {*end_ids, *template_end_ids(tokenizer)}
+        if tokenizer.eos_token_id is not None:
+            ends.add(tokenizer.eos_token_id)
+        for i in ends:
+            if not 0 <= i < count:
+                raise VocabularyError(f"end id {i} is outside the {count} rows of the model")
+            token_bytes[i], kinds[i] = b"", Kind.END
+        if not ends:
+            raise VocabularyError(
+                f"{tokenizer_name(tokenizer)} has no end token, so no answer would ever end; "
+                "set eos_token_id in the model's generation config"
+            )
+        if rows is not None and rows < size:
+            lost = [i for i in range(rows, size) if kinds[i] in (Kind.TEXT, Kind.END)]
+            if lost:
+                raise VocabularyError(
+                    f"{tokenizer_name(tokenizer)} has {len(lost)} tokens the model has no rows for "
+                    f"(ids {lost[0]} to {lost[-1]}, the model has {rows} rows); "
+                    "tokenizer and model do not belong together"
+                )
+            token_bytes, kinds = token_bytes[:rows], kinds[:rows]
+        return cls(
+            tuple(token_bytes),
+            tuple(kinds),
+            frozenset(i for i in byte_fallbacks if kinds[i] is Kind.TEXT),
+            frozenset(i for i in added_text if kinds[i] is Kind.TEXT),
+        )
+
+
+_BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# Added tokens such as <tool_call>, </s>, <｜User｜>, [INST]: markup, whatever their flag says.
+_MARKUP: Final = re.compile(r"\s*(<\S.*>|\[\S.*\]|[|｜].*[|｜])\s*", re.DOTALL)
+
+
+def fast_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The tokenizer as it was loaded, which can differ from its file.
+
+    Raises:
+        VocabularyError: it has no `tokenizers` backend.
+
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise VocabularyError(
+            f"{tokenizer_name(tokenizer)} ({type(tokenizer).__name__}) has no fast tokenizer; "
+            "convert it to a tokenizer.json"
+        )
+    return backend
+
+
+def tokenizer_name(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What messages call the tokenizer."""
+    return f"the tokenizer {tokenizer.name_or_path!r}" if tokenizer.name_or_path else "a tokenizer"
+
+
+def component_specs(component: Any, list_name: str) -> list[dict[str, Any]]:
+    """A normalizer, pre-tokenizer or decoder as the specifications of its steps, in order."""
+    if component is None:
+        return []
+    spec = json.loads(component.__getstate__())
+    return list(spec[list_name]) if spec["type"] == "Sequence" else [spec]
+
+
+def _token_decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]:
+    """The function that gives the bytes of a piece, as the decoder of the tokenizer would."""
+    backend = fast_backend(tokenizer)
+    decoders = {d["type"]: d for d in component_specs(backend.decoder, "decoders")}
+    if "ByteLevel" in decoders:
+        alphabet = byte_alphabet()
+        # Latin-1 characters outside the alphabet must not pass for bytes.
+        to_latin = str.maketrans(
+            {chr(c): "\u2400" for c in range(256) if chr(c) not in alphabet}
+            | {char: chr(byte) for char, byte in alphabet.items()}
+        )
+
+        def byte_level(piece: str) -> bytes:
+            try:
+                return piece.translate(to_latin).encode("latin-1")
+            except UnicodeEncodeError:
+                return piece.encode()  # as the decoder does with what is not in its alphabet
+
+        return byte_level
+    spaces = [d["replacement"] for t, d in decoders.items() if t == "Metaspace"] + [
+        d["pattern"]["String"]
+        for t, d in decoders.items()
+        if t == "Replace" and d["content"] == " " and "String" in d["pattern"]
+    ]
+    if not spaces:
+        raise VocabularyError(
+            f"{tokenizer_name(tokenizer)} has a {type(backend.model).__name__} model with the "
+            f"decoder {sorted(decoders) or 'none'}, from which the bytes of its tokens can not be "
+            "told; byte-level BPE and SentencePiece models can be used"
+        )
+    space = spaces[0]
+    fallback = bool(getattr(backend.model, "byte_fallback", False))
+
+    def sentence_piece(piece: str) -> bytes:
+        if fallback and (match := _BYTE_PIECE.fullmatch(piece)):
+            return bytes([int(match[1], 16)])
+        return piece.replace(space, " ").encode()
+
+    return sentence_piece
+
+
+@cache
+def byte_alphabet() -> dict[str, int]:
+    """The byte each character of the byte-level alphabet stands for.
+
+    Bytes that are printable Latin-1 stand for themselves, the others for U+0100 upwards, in order.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = (b for b in range(256) if b not in printable)
+    return {chr(b): b for b in printable} | {chr(0x100 + n): b for n, b in enumerate(others)}
+
+
+def template_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The token the chat template ends an assistant's turn with, if it is an added token."""
+    if not tokenizer.chat_template:
+        return frozenset()
+    mark = "turn-9137-end"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    _, found, tail = str(text).rpartition(mark)
+    tail = tail.lstrip() if found else ""
+    contents = sorted(tokenizer.added_tokens_encoder, key=len, reverse=True)
+    end = next((c for c in contents if tail.startswith(c)), None)
+    return frozenset() if end is None else frozenset({tokenizer.added_tokens_encoder[end]})
