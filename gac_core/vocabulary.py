@@ -124,7 +124,7 @@ class Vocabulary:
         pieces = {i: piece for piece, i in backend.get_vocab(with_added_tokens=False).items()}
         size = 1 + max((*pieces, *added))
         count = max(size, rows or 0)
-        fallback = bool(getattr(backend.model, "byte_fallback", False))
+        has_fallback = "ByteFallback" in _decoder_types(tokenizer)
         token_bytes = [b""] * count
         kinds = [Kind.HOLE] * size + [Kind.PADDING] * (count - size)
         byte_fallbacks, added_text = set(), set()
@@ -133,7 +133,7 @@ class Vocabulary:
                 kinds[i] = Kind.CONTROL
             elif data := bytes_of(piece):
                 token_bytes[i], kinds[i] = data, Kind.TEXT
-                if fallback and _BYTE_PIECE.fullmatch(piece):
+                if has_fallback and _BYTE_PIECE.fullmatch(piece):
                     byte_fallbacks.add(i)
         for i, token in added.items():
             content = token.content
@@ -205,10 +205,15 @@ def component_specs(component: Any, list_name: str) -> list[dict[str, Any]]:
     return list(spec[list_name]) if spec["type"] == "Sequence" else [spec]
 
 
+def _decoder_types(tokenizer: PreTrainedTokenizerBase) -> dict[str, dict[str, Any]]:
+    """The steps of its decoder by type."""
+    steps = component_specs(fast_backend(tokenizer).decoder, "decoders")
+    return {step["type"]: step for step in steps}
+
+
 def _token_decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]:
     """The function that gives the bytes of a piece, as the decoder of the tokenizer would."""
-    backend = fast_backend(tokenizer)
-    decoders = {d["type"]: d for d in component_specs(backend.decoder, "decoders")}
+    decoders = _decoder_types(tokenizer)
     if "ByteLevel" in decoders:
         alphabet = byte_alphabet()
         # Latin-1 characters outside the alphabet must not pass for bytes.
@@ -231,15 +236,15 @@ def _token_decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]
     ]
     if not spaces:
         raise VocabularyError(
-            f"{tokenizer_name(tokenizer)} has a {type(backend.model).__name__} model with the "
-            f"decoder {sorted(decoders) or 'none'}, from which the bytes of its tokens can not be "
-            "told; byte-level BPE and SentencePiece models can be used"
+            f"{tokenizer_name(tokenizer)} has the decoder {sorted(decoders) or 'none'}, from which "
+            "the bytes of its tokens can not be told; byte-level BPE and SentencePiece models can "
+            "be used"
         )
     space = spaces[0]
-    fallback = bool(getattr(backend.model, "byte_fallback", False))
+    has_fallback = "ByteFallback" in decoders
 
     def sentence_piece(piece: str) -> bytes:
-        if fallback and (match := _BYTE_PIECE.fullmatch(piece)):
+        if has_fallback and (match := _BYTE_PIECE.fullmatch(piece)):
             return bytes([int(match[1], 16)])
         return piece.replace(space, " ").encode()
 

@@ -1,0 +1,93 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gac_core import ConfigError, EnsembleConfig, MemberConfig, SamplingParams
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"max_tokens": 3}, "max_tokens: unknown option; SamplingParams has: max_new_tokens, temp"),
+        ({"temperature": -1}, "temperature: .*greater than or equal to 0, got -1"),
+        ({"temperature": float("nan")}, "temperature: "),
+        ({"top_p": 0}, "top_p: "),
+        ({"max_new_tokens": 0}, "max_new_tokens: "),
+        ({"stop": [""]}, "stop.0: "),
+        ({"seed": -1}, "seed: "),
+        ({"top_k": "many"}, "top_k: .*got 'many'"),
+    ],
+)
+def test_sampling_is_checked(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        SamplingParams.of(values)
+
+
+def test_one_stop_string_or_none() -> None:
+    assert SamplingParams.of({"stop": "\n"}).stop == ("\n",)
+    assert SamplingParams.of({"stop": None}).stop == ()
+    assert SamplingParams.of({"stop": ["a", "b"]}).stop == ("a", "b")
+
+
+TWO = ({"model": "a"}, {"model": "b"})
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"members": []}, "at least 1 item"),
+        ({"members": TWO, "treshold": 0.5}, "treshold: unknown option"),
+        ({"members": TWO, "primary": 2}, r"primary is 2, but there are 2 members \(0 to 1\)"),
+        ({"members": ({"model": "a", "weight": 0},)}, "all weights are 0"),
+        ({"members": ({"model": "a", "weight": 0}, {"model": "b"})}, "primary .* has weight 0"),
+        ({"members": ({"model": "a", "weight": -1},)}, "members.0.weight"),
+        ({"members": ({"model": "a", "name": "x"}, {"model": "b", "name": "x"})}, "same name"),
+        ({"members": TWO, "method": "magic"}, "method: .*'every_step' or 'cascade'"),
+        (
+            {"members": ({"model": "a", "device": "cpu", "device_map": "auto"},)},
+            "device and device_map exclude each other",
+        ),
+        ({"members": ({"model": "a", "max_memory": {0: "1GiB"}},)}, "max_memory needs device_map"),
+    ],
+)
+def test_ensembles_are_checked(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        EnsembleConfig.of(values)
+
+
+def test_yaml_there_and_back(tmp_path: Path) -> None:
+    config = EnsembleConfig(
+        members=(MemberConfig(model="org/a", weight=0.7), MemberConfig(model="org/é", name="b")),
+        method="cascade",
+        threshold=0.8,
+    )
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert EnsembleConfig.from_yaml(path) == config
+
+
+def test_folders_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "models" / "a").mkdir(parents=True)
+    path = tmp_path / "ensemble.yaml"
+    path.write_text("members:\n- model: models/a\n- model: ./b\n- model: org/c\n")
+    models = [m.model for m in EnsembleConfig.from_yaml(path).members]
+    assert models == [str(tmp_path / "models/a"), str(tmp_path / "b"), "org/c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "there is no file .*gac config"),
+        ("members: [", "can not be read as YAML"),
+        ("- a", "must hold a mapping"),
+        ("members: [{modell: a}]", "ensemble.yaml: members.0.model.*members.0.modell"),
+        ("", "must hold a mapping"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: str | None, complaint: str) -> None:
+    path = tmp_path / "ensemble.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=complaint):
+        EnsembleConfig.from_yaml(path)

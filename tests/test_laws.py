@@ -1,0 +1,160 @@
+import itertools
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import laws
+from tests.fakes import FAMILIES, REAL, REAL_FOLDER
+from tests.laws import METHODS, assert_same, make, naively
+
+TRIPLES: list[tuple[str, ...]] = [
+    ("byte_level", "legacy", "chatml"),
+    ("unigram", "tiktoken", "metaspace"),
+    ("metaspace", "neox", "legacy"),
+]
+PAIRS: list[tuple[str, ...]] = [
+    ("chatml", "tiktoken"),
+    ("legacy", "byte_level"),
+    ("neox", "unigram"),
+]
+CHAT = [{"role": "user", "content": "Hello, how are you? 🙂"}]
+METHOD_IDS = [f"{m['method']}-{m['history']}" for m in METHODS]
+AVAILABLE_REAL = REAL if REAL_FOLDER.is_dir() else ()
+
+every_method = pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
+real_tokenizers = pytest.mark.real_tokenizers
+
+
+@every_method
+@pytest.mark.parametrize("family", FAMILIES)
+def test_law_1(family: str, method: dict[str, Any]) -> None:
+    laws.law_1_one_member_is_generate(family, method, "Hello, the été")
+
+
+@real_tokenizers
+@pytest.mark.parametrize("family", REAL)
+def test_law_1_real(family: str) -> None:
+    laws.law_1_one_member_is_generate(family, METHODS[1], "Hello, the été")
+
+
+@every_method
+@pytest.mark.parametrize("family", ["chatml", "legacy"])
+@pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3}], ids=["greedy", "drawn"])
+def test_law_2(family: str, method: dict[str, Any], prompt: Any, sampling: dict[str, Any]) -> None:
+    laws.law_2_a_member_twice_is_that_member(family, method, prompt, max_new_tokens=30, **sampling)
+
+
+@every_method
+@pytest.mark.parametrize("families", TRIPLES + PAIRS, ids="+".join)
+def test_law_3(families: tuple[str, ...], method: dict[str, Any]) -> None:
+    for prompt in ("Hello", CHAT):
+        laws.law_3_order_is_nothing(families, method, prompt, max_new_tokens=20)
+    laws.law_3_order_is_nothing(
+        families, method, "Hello", max_new_tokens=20, temperature=1.2, seed=1
+    )
+
+
+@every_method
+@pytest.mark.parametrize("families", TRIPLES + PAIRS, ids="+".join)
+def test_law_6_and_9(families: tuple[str, ...], method: dict[str, Any]) -> None:
+    """Alone, beside others, or on the naive driver: the same steps, greedy or drawn."""
+    rng = random.Random(str(families))
+    prompts: list[Any] = [
+        "Hello",
+        CHAT,
+        "The capital of",
+        [{"role": "system", "content": "Be kind."}, *CHAT],
+        "x" * 90,
+        "def add(a, b):\n    return",
+    ]
+    jobs: list[tuple[Any, dict[str, Any]]] = [
+        (
+            rng.choice(prompts),
+            {
+                "max_new_tokens": rng.randint(1, 24),
+                "temperature": rng.choice([0.0, 0.8, 1.3]),
+                "top_p": rng.choice([1.0, 0.9]),
+                "repetition_penalty": rng.choice([1.0, 1.2]),
+                "stop": rng.choice([[], ["e"], ["th", "an"]]),
+                "seed": rng.randrange(100),
+            },
+        )
+        for _ in range(10)
+    ]
+    with make(families, **method, max_batch=6) as ensemble:
+        together = [ensemble.stream(prompt, **sampling) for prompt, sampling in jobs]
+        abandoned = ensemble.stream("A long answer that nobody waits for", max_new_tokens=200)
+        next(abandoned)
+        abandoned.close()
+        for stream, (prompt, sampling) in zip(together, jobs, strict=True):
+            steps = list(stream)
+            output, _ = naively(ensemble, prompt, **sampling)
+            assert_same(type(output).of(steps), output)
+        for prompt, sampling in jobs[:2]:
+            assert_same(
+                ensemble.generate(prompt, **sampling), naively(ensemble, prompt, **sampling)[0]
+            )
+        assert all(m.scorer.held_rows == 0 for m in ensemble.members)
+
+
+@real_tokenizers
+@every_method
+@pytest.mark.parametrize(
+    "families",
+    [
+        ("llama3", "qwen2_5"),
+        ("phi3", "gpt2"),
+        ("mistral_v3", "llama2", "gpt_neox"),
+        ("starcoder2", "phi3", "llama3"),
+    ],
+    ids="+".join,
+)
+def test_laws_3_and_6_real(families: tuple[str, ...], method: dict[str, Any]) -> None:
+    laws.law_3_order_is_nothing(families, method, CHAT, max_new_tokens=12)
+    with make(families, **method) as ensemble:
+        sampling: dict[str, Any] = {"max_new_tokens": 12, "temperature": 1.0, "seed": 2}
+        prompts: list[Any] = ["Hello", CHAT]
+        for prompt, output in zip(prompts, ensemble.batch(prompts, **sampling), strict=True):
+            assert_same(output, naively(ensemble, prompt, **sampling)[0])
+
+
+@pytest.mark.parametrize("history", ["append", "reencode"])
+@pytest.mark.parametrize("families", TRIPLES + PAIRS, ids="+".join)
+@pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
+def test_law_7(families: tuple[str, ...], history: str, prompt: Any) -> None:
+    laws.law_7_thresholds(families, history, prompt)
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(list(itertools.permutations(FAMILIES, 2))),
+    st.sampled_from(METHODS),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30),
+    st.integers(0, 1000),
+    st.lists(st.text(min_size=1, max_size=3), max_size=2),
+)
+def test_laws_6_and_8_on_any_text(
+    families: tuple[str, str], method: dict[str, Any], prompt: str, seed: int, stop: list[str]
+) -> None:
+    """Any prompt and stop strings: engine equals oracle, pieces join, no stop string leaks."""
+    sampling: dict[str, Any] = {
+        "max_new_tokens": 12,
+        "temperature": 1.0,
+        "seed": seed,
+        "stop": stop,
+    }
+    with make(families, [1, 2], **method) as ensemble:
+        output = ensemble.generate(prompt, **sampling)
+        assert_same(output, naively(ensemble, prompt, **sampling)[0])
+    whole = b"".join(s.unit for s in output.steps).decode(errors="replace")
+    assert whole.startswith(output.text)
+    assert "".join(s.text for s in output.steps) == output.text
+    assert all(s not in output.text for s in stop)
+    if output.stop is None:
+        assert whole == output.text
+    else:
+        assert whole.startswith(output.text + output.stop)

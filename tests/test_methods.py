@@ -1,0 +1,221 @@
+"""Each method against its slow twin in `reference.py`."""
+
+import itertools
+import math
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gac_core import Ensemble
+from gac_core.history import History
+from tests.fakes import FAMILIES, scripted
+from tests.laws import make
+from tests.reference import SlowMember, slow_ensemble
+
+triples = list(itertools.permutations(FAMILIES, 3))
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from(triples),
+    st.integers(2, 3),
+    st.sampled_from([None, 0.15, 0.4, 0.7]),
+    st.sampled_from(["append", "reencode"]),
+    st.sampled_from([None, 1, 7]),
+    st.sampled_from([0.7, 1.0]),
+    st.sampled_from(["Hello", "The capital of", "a = 12\n\t"]),
+    st.integers(0, 1),
+)
+def test_equal_to_the_slow_twin(
+    families: tuple[str, ...],
+    count: int,
+    threshold: float | None,
+    history: str,
+    seed: int | None,
+    temperature: float,
+    prompt: str,
+    primary: int,
+) -> None:
+    families = families[:count]
+    weights = [0.5, 0.3, 0.2][:count]
+    method: dict[str, Any] = (
+        {"method": "every_step"}
+        if threshold is None
+        else {"method": "cascade", "threshold": threshold}
+    )
+    with make(families, weights=weights, history=history, primary=primary, **method) as ensemble:
+        sampling: dict[str, Any] = {"max_new_tokens": 10}
+        if seed is not None:
+            sampling |= {"temperature": temperature, "seed": seed}
+        output = ensemble.generate(prompt, **sampling)
+        slow = slow_ensemble(
+            [
+                SlowMember(m.scorer.model, m.speller, w / sum(weights))
+                for m, w in zip(ensemble.members, weights, strict=True)
+            ],
+            ensemble.prompt_ids(prompt),
+            max_new_tokens=10,
+            threshold=math.inf if threshold is None else threshold,
+            primary=primary,
+            reencode=history == "reencode",
+            seed=seed,
+            temperature=temperature,
+        )
+    assert [(s.unit or None) for s in output.steps] == [s.unit for s in slow]
+    assert [s.decided_by == "ensemble" for s in output.steps] == [s.fused for s in slow]
+    for mine, its in zip(output.steps, slow, strict=True):
+        if its.fused:
+            assert math.exp(mine.logprob) == pytest.approx(its.probs[its.unit], rel=1e-5)
+
+
+def two_scripts(
+    first: list[dict[str, float]], second: list[dict[str, float]], **options: Any
+) -> Ensemble:
+    """Two scripted members that read the raw prompt "Hello" as one token."""
+    a = scripted("byte_level", 1, first)
+    b = scripted("chatml", 1, second)
+    assert a[1].tokenize("Hello") == b[1].tokenize("Hello") == ["Hello"]
+    return Ensemble.from_models([a, b], names=["a", "b"], **options)
+
+
+def test_the_mean_decides_and_views_tell_why() -> None:
+    with two_scripts(
+        [{"Ġ": 0.6, ".": 0.4}, {"<|endoftext|>": 1.0}],
+        [{",": 0.3, ".": 0.7}, {"<|im_end|>": 1.0}],
+    ) as ensemble:
+        output = ensemble.generate("Hello", max_new_tokens=5)
+    assert output.text == "."
+    assert (output.finish_reason, output.usage.steps, output.usage.completion_tokens) == (
+        "stop",
+        2,
+        1,
+    )
+    dot, end = output.steps
+    assert math.exp(dot.logprob) == pytest.approx(0.55, abs=1e-4)
+    assert [(v.name, v.top) for v in dot.members] == [("a", b" "), ("b", b".")]
+    assert [v.prob for v in dot.members] == pytest.approx([0.4, 0.7], abs=1e-4)
+    assert [v.top_prob for v in dot.members] == pytest.approx([0.6, 0.7], abs=1e-4)
+    assert end.is_end
+    assert math.exp(end.logprob) == pytest.approx(1.0, abs=1e-4)  # two end tokens, one end
+
+
+def test_weights_move_the_decision() -> None:
+    scripts: Any = ([{"Ġ": 0.6, ".": 0.4}], [{",": 0.3, ".": 0.7}])
+    with two_scripts(*scripts, weights=[9, 1]) as ensemble:
+        assert ensemble.generate("Hello", max_new_tokens=1).text == " "
+
+
+def test_end_mass_of_all_end_tokens_counts() -> None:
+    """No single end token is the most probable, but the end is."""
+    tiktoken = scripted("tiktoken", 1, [{"<|end|>": 0.35, "<|eot|>": 0.25, ".": 0.4}])
+    assert tiktoken[1].tokenize("Hello") == ["Hello"]
+    other = scripted("byte_level", 1, [{"<|endoftext|>": 0.45, ".": 0.55}])
+    with Ensemble.from_models([tiktoken, other], names=["a", "b"]) as ensemble:
+        output = ensemble.generate("Hello", max_new_tokens=3)
+    assert output.text == ""
+    assert output.steps[0].is_end
+    assert math.exp(output.steps[0].logprob) == pytest.approx((0.6 + 0.45) / 2, abs=1e-4)
+
+
+def test_the_gate_asks_helpers_only_where_the_primary_is_unsure() -> None:
+    first = [{".": 0.9, ",": 0.1}, {".": 0.4, ",": 0.6}, {"<|endoftext|>": 1.0}]
+    second = [{",": 1.0}, {".": 1.0}, {"<|im_end|>": 1.0}]
+    a, b = scripted("byte_level", 1, first), scripted("chatml", 1, second)
+    with Ensemble.from_models(
+        [a, b], names=["a", "b"], method="cascade", threshold=0.7, history="append"
+    ) as ensemble:
+        b[0].calls.clear()
+        output = ensemble.generate("Hello", max_new_tokens=5)
+        assert output.text == ".."
+        assert [s.decided_by for s in output.steps] == ["primary", "ensemble", "primary"]
+        assert [len(s.members) for s in output.steps] == [1, 2, 1]
+        assert output.usage.fused_steps == 1
+        # One pass over the prompt and the unit it had missed.
+        assert b[0].calls == [(1, 2)]
+
+
+class TestOpeningSpace:
+    """ "▁Hello" and "Hello" open an answer alike; in a raw continuation they differ."""
+
+    CHAT: ClassVar = [{"role": "user", "content": "a"}]
+
+    def ensemble(self, first: dict[str, float], second: dict[str, float]) -> Ensemble:
+        members = []
+        for family, probs, end in (
+            ("legacy", first, "</s>"),
+            ("chatml", second, "<|im_end|>"),
+        ):
+            with make([family]) as probe:
+                length = len(probe.prompt_ids(self.CHAT)[0])
+            members.append(scripted(family, length, [probs, {end: 1.0}]))
+        return Ensemble.from_models(members, names=["spaced", "plain"])
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            ({"▁Hello": 0.5, "▁": 0.3}, {"Hello": 0.4, ".": 0.6}),
+            ({"▁Hello": 1.0}, {"Hello": 1.0}),
+            ({"▁Hello": 0.9}, {".": 0.8, "Hello": 0.2}),
+        ],
+    )
+    def test_both_spellings_add_up(self, first: dict[str, float], second: dict[str, float]) -> None:
+        with self.ensemble(first, second) as ensemble:
+            spaced, plain = ensemble.members
+            assert spaced.opens_with_space
+            assert not plain.opens_with_space
+            output = ensemble.generate(self.CHAT, max_new_tokens=4)
+        assert output.text == "Hello"
+        assert [m.completion_tokens for m in output.usage.members] == [1, 1]
+        total = (first["▁Hello"] / sum(first.values()) + second["Hello"]) / 2
+        assert math.exp(output.steps[0].logprob) == pytest.approx(total, abs=1e-3)
+
+    def test_a_lone_opening_space_is_no_text(self) -> None:
+        with self.ensemble({"▁": 1.0}, {"Hello": 0.3, ".": 0.7}) as ensemble:
+            output = ensemble.generate(self.CHAT, max_new_tokens=2)
+        assert not output.text.startswith(" ")
+
+    @pytest.mark.parametrize("family", ["legacy", "metaspace"])
+    def test_alone_too(self, family: str) -> None:
+        """One SentencePiece model: no space before a chat answer, its space in a raw text."""
+        with make([family]) as probe:
+            opens = probe.members[0].opens_with_space
+            length = len(probe.prompt_ids(self.CHAT)[0])
+            raw_length = len(probe.prompt_ids("Hello")[0])
+        assert opens
+        model, tokenizer = scripted(family, length, [{"▁Hello": 1.0}, {"</s>": 1.0}])
+        with Ensemble.from_models([(model, tokenizer)]) as ensemble:
+            assert ensemble.generate(self.CHAT).text == "Hello"
+        model, tokenizer = scripted(family, raw_length, [{"▁Hello": 1.0}, {"</s>": 1.0}])
+        with Ensemble.from_models([(model, tokenizer)]) as ensemble:
+            assert ensemble.generate("Hello").text == " Hello"
+
+
+def test_reencoding_gives_members_the_tokens_they_would_write() -> None:
+    """ "Hello" written as "H" and "ello" by others becomes the member's own one token."""
+    with make(["byte_level", "legacy"]) as ensemble:
+        speller = ensemble.members[0].speller
+        own = speller.vocabulary.ids_by_bytes
+        appended = History([1], speller, reencode=False)
+        rewritten = History([1], speller, reencode=True)
+        for history in (appended, rewritten):
+            for unit in (b"H", b"el", b"lo", b"\xf0\x9f"):
+                history.append(unit)
+            assert history.answer == b"Hello\xf0\x9f"
+        assert rewritten.ids[:2] == [1, own[b"Hello"]]
+        assert len(appended.ids) > len(rewritten.ids)
+        native = History([1], speller, reencode=True)
+        native.append(b"H", own[b"H"], is_foreign=False)
+        native.append(b"e", own[b"e"], is_foreign=False)
+        assert native.ids == [1, own[b"H"], own[b"e"]]  # what it wrote itself is left alone
+
+
+def test_units_of_several_tokens_keep_the_cache() -> None:
+    """A unit that one member must spell in pieces does not make it read everything again."""
+    with make(["byte_level", "legacy"], [0, 1], history="append") as ensemble:
+        output = ensemble.generate("Hello world, how are you today?", max_new_tokens=20)
+        for member, usage in zip(ensemble.members, output.usage.members, strict=True):
+            read = usage.prompt_tokens + usage.completion_tokens
+            assert member.scorer.stats.positions <= read
+        assert output.usage.members[1].completion_tokens > 20

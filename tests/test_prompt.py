@@ -1,0 +1,167 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gac_core import PromptError
+from gac_core.prompt import check_messages, check_text, opens_with_space, render_prompt
+from gac_core.vocabulary import Kind, Vocabulary
+from tests.fakes import FAMILIES, real_tokenizer, tokenizer_of
+
+TEMPLATED = ("phi3", "llama3", "qwen2_5", "deepseek_v3")
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "What is 1 + 1?"},
+    {"role": "assistant", "content": "It is two."},
+    {"role": "user", "content": "And 2 + 2?"},
+]
+
+
+def text_of(tokenizer: Any, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_message_is_in_the_prompt(family: str) -> None:
+    tokenizer = tokenizer_of(family)
+    text = text_of(tokenizer, render_prompt(tokenizer, TALK))
+    places = [text.index(m["content"]) for m in TALK]
+    assert places == sorted(places)
+    assert not text.endswith("And 2 + 2?") or family == "legacy"
+
+
+@pytest.mark.real_tokenizers
+@pytest.mark.parametrize("name", [*TEMPLATED, "gpt2", "mistral_v3"])
+def test_every_message_is_in_a_real_prompt(name: str) -> None:
+    tokenizer = real_tokenizer(name)
+    text = text_of(tokenizer, render_prompt(tokenizer, TALK))
+    assert all(m["content"] in text for m in TALK)
+
+
+def test_a_template_without_system_role_gets_it_in_the_user_turn() -> None:
+    tokenizer = tokenizer_of("legacy")
+    text = text_of(tokenizer, render_prompt(tokenizer, TALK))
+    assert "[INST] Be brief.\n\nWhat is 1 + 1?" in text
+
+
+def test_a_template_that_drops_the_system_role_is_noticed() -> None:
+    tokenizer = tokenizer_of("chatml")
+    kept = tokenizer.chat_template
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'system' %}<|im_start|>{{ m.content }}<|im_end|>"
+        "{% endif %}{% endfor %}"
+    )
+    try:
+        text = text_of(tokenizer, render_prompt(tokenizer, TALK))
+        assert "<|im_start|>Be brief.\n\nWhat is 1 + 1?" in text
+        tokenizer.chat_template = "{{ messages[-1].content }}"
+        with pytest.raises(PromptError, match="drops a part"):
+            render_prompt(tokenizer, TALK)
+    finally:
+        tokenizer.chat_template = kept
+
+
+def test_neighbours_of_one_role_are_joined_where_a_template_is_strict() -> None:
+    tokenizer = tokenizer_of("legacy")
+    messages = [{"role": "user", "content": "One."}, {"role": "user", "content": "Two."}]
+    assert "[INST] One.\n\nTwo. [/INST]" in text_of(tokenizer, render_prompt(tokenizer, messages))
+
+
+def test_a_refusal_tells_the_templates_reason() -> None:
+    with pytest.raises(PromptError, match="roles must alternate"):
+        render_prompt(tokenizer_of("legacy"), [{"role": "assistant", "content": "Hi"}])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_law_11_text_never_becomes_a_control_token(family: str) -> None:
+    tokenizer = tokenizer_of(family)
+    check_sanitised(tokenizer, Vocabulary.of(tokenizer))
+
+
+@pytest.mark.real_tokenizers
+@pytest.mark.parametrize("name", [*TEMPLATED, "gpt2", "mistral_v3", "llama2"])
+def test_law_11_real(name: str) -> None:
+    tokenizer = real_tokenizer(name)
+    check_sanitised(tokenizer, Vocabulary.of(tokenizer))
+
+
+def check_sanitised(tokenizer: Any, vocabulary: Vocabulary) -> None:
+    """As many control tokens with markup in the message as without."""
+    markup = "".join(
+        t.content
+        for i, t in tokenizer.added_tokens_decoder.items()
+        if vocabulary.kinds[i] is not Kind.TEXT
+    )[:2000]
+
+    def controls(content: str) -> list[int]:
+        ids = render_prompt(tokenizer, [{"role": "user", "content": content}])
+        return [i for i in ids if vocabulary.kinds[i] is not Kind.TEXT]
+
+    assert controls(markup) == controls("a")
+    assert controls(f"a {markup} b") == controls("a")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_bos(family: str) -> None:
+    tokenizer = tokenizer_of(family)
+    ids = render_prompt(tokenizer, TALK)
+    if tokenizer.bos_token_id is not None:
+        assert ids.count(tokenizer.bos_token_id) == 1
+        assert ids[0] == tokenizer.bos_token_id
+
+
+@pytest.mark.real_tokenizers
+@pytest.mark.parametrize("name", [*TEMPLATED, "mistral_v3", "llama2"])
+def test_one_bos_real(name: str) -> None:
+    tokenizer = real_tokenizer(name)
+    count = render_prompt(tokenizer, TALK).count(tokenizer.bos_token_id)
+    assert count == (0 if name == "qwen2_5" else 1) or name == "phi3"
+    assert count <= 1
+
+
+def test_how_templates_open_an_answer() -> None:
+    opens = {f: opens_with_space(tokenizer_of(f), Vocabulary.of(tokenizer_of(f))) for f in FAMILIES}
+    assert opens["legacy"]
+    assert not opens["chatml"]
+    assert not opens["tiktoken"]
+    assert opens["byte_level"]  # without a template: "Assistant: Hello"
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        ([], "empty"),
+        ("Hello", "list of dicts"),
+        (["Hello"], "message 0 must be a dict"),
+        ([{"role": "robot", "content": ""}], "role 'robot'; use one of system, user"),
+        ([{"content": "x"}], "role None"),
+        ([{"role": "user", "content": 3}], "must be text, not int"),
+        ([{"role": "user", "content": "a\ud800"}], "lone surrogate '.ud800' at position 1"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}], "'image_url'; .* text only"),
+    ],
+)
+def test_malformed_messages(messages: Any, complaint: str) -> None:
+    with pytest.raises(PromptError, match=complaint):
+        check_messages(messages)
+
+
+def test_content_may_come_in_parts_or_be_none() -> None:
+    (message, empty) = check_messages(
+        [
+            {"role": "user", "content": [{"type": "text", "text": "a"}, "b"]},
+            {"role": "assistant", "content": None},
+        ]
+    )
+    assert (message["content"], empty["content"]) == ("ab", "")
+
+
+@given(st.text())
+def test_any_other_text_is_fine(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        with pytest.raises(PromptError):
+            check_text(text, "it")
+    else:
+        assert check_text(text, "it") == text

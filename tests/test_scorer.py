@@ -1,0 +1,170 @@
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Mamba2Config,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from gac_core import MemberError
+from gac_core.scorer import Query, Scorer
+
+ROWS = 61
+CONTEXT = 96
+
+
+def built(config_class: Any, **options: Any) -> PreTrainedModel:
+    attention = options.pop("attention", "sdpa")
+    config = config_class(
+        vocab_size=ROWS,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        **options,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval().double()
+
+
+def old_style(config_class: Any, **options: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    ids = {"bos_token_id": 1, "eos_token_id": 1}
+    return (
+        AutoModelForCausalLM.from_config(config_class(vocab_size=ROWS, **ids, **options))
+        .eval()
+        .double()
+    )
+
+
+SHORT = {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1}
+WITH_MEMO: dict[str, Callable[[], PreTrainedModel]] = {
+    "llama": lambda: built(LlamaConfig),
+    "llama-eager": lambda: built(LlamaConfig, attention="eager"),
+    "qwen2": lambda: built(Qwen2Config),
+    "qwen3": lambda: built(Qwen3Config, head_dim=8),
+    "mistral-window": lambda: built(MistralConfig, sliding_window=8),
+    "gemma3-mixed": lambda: built(Gemma3TextConfig, sliding_window=8, head_dim=8),
+    "gemma2-mixed-eager": lambda: built(
+        Gemma2Config, sliding_window=8, head_dim=8, attention="eager"
+    ),
+    "neox": lambda: built(GPTNeoXConfig),
+    "gpt2": lambda: old_style(GPT2Config, n_embd=32, n_layer=2, n_head=4, n_positions=CONTEXT),
+}
+WITHOUT: dict[str, Callable[[], PreTrainedModel]] = {
+    "dynamic-rope": lambda: built(
+        LlamaConfig, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    ),
+    "alibi-bloom": lambda: old_style(BloomConfig, hidden_size=32, n_layer=2, n_head=4),
+    "alibi-falcon": lambda: old_style(
+        FalconConfig, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, alibi=True
+    ),
+    "mamba2": lambda: old_style(
+        Mamba2Config, hidden_size=32, num_hidden_layers=2, expand=2, **SHORT
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*WITH_MEMO, *WITHOUT])
+def test_law_5_any_schedule_equals_plain_forwards(name: str) -> None:
+    """Rows that join, leave, grow, roll back, are rewritten or asked again."""
+    model = (WITH_MEMO | WITHOUT)[name]()
+    scorer, oracle = Scorer(model, name), Scorer(model, name, use_memo=False)
+    assert scorer.has_memo == (name in WITH_MEMO)
+    rng = random.Random(name)
+    rows: dict[int, list[int]] = {}
+    for turn in range(40):
+        for key in list(rows):
+            fate = rng.random()
+            if fate < 0.1:
+                scorer.drop([key])
+                del rows[key]
+            elif fate < 0.3:
+                rows[key] = rows[key][: rng.randint(1, len(rows[key]))]
+        if rng.random() < 0.4 and len(rows) < 6:
+            source = rng.choice([*rows.values(), []])  # some begin like another row
+            tail = [rng.randrange(ROWS) for _ in range(rng.randint(1, 30))]
+            rows[turn] = [*source, *tail][:CONTEXT]
+        asked = [key for key in rows if rng.random() < 0.7]
+        for key in asked:
+            new = [rng.randrange(ROWS) for _ in range(rng.choice([0, 1, 1, 1, 5]))]
+            rows[key] = [*rows[key], *new][:CONTEXT]
+        queries = [Query(list(rows[k]), last=rng.randint(1, min(4, len(rows[k])))) for k in asked]
+        for got, want in zip(scorer.score(queries, asked), oracle.score(queries), strict=True):
+            assert got.shape == want.shape
+            torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
+    for key in rows:
+        scorer.drop([key])
+    assert scorer.held_rows == 0
+    if name in WITH_MEMO:
+        assert scorer.stats.positions < 0.6 * oracle.stats.positions
+
+
+def test_what_was_read_is_not_computed_again() -> None:
+    scorer = Scorer(WITH_MEMO["llama"](), "llama")
+    ids = list(range(20))
+    scorer.score([Query(ids)], ["a"])
+    assert (scorer.stats.forwards, scorer.stats.positions) == (1, 20)
+    scorer.score([Query([*ids, 5])], ["a"])
+    assert scorer.stats.positions == 21
+    scorer.score([Query([*ids[:18], 7, 8, 9])], ["a"])  # a rewritten tail
+    assert scorer.stats.positions == 24
+    scorer.score([Query([*ids, 4])], ["b"])  # a new row that begins like another
+    assert scorer.stats.positions == 27
+
+
+def test_all_rows_share_a_forward_and_padding_does_not_count() -> None:
+    scorer = Scorer(WITH_MEMO["llama"](), "llama")
+    queries = [Query(list(range(n))) for n in (10, 11, 12, 9)]
+    scorer.score(queries, list("abcd"))
+    assert (scorer.stats.forwards, scorer.stats.positions) == (1, 42)
+    scorer.score([Query([*q.ids, 1]) for q in queries], list("abcd"))
+    assert (scorer.stats.forwards, scorer.stats.positions) == (2, 46)
+
+
+def test_a_long_prompt_does_not_pad_short_ones() -> None:
+    scorer = Scorer(WITH_MEMO["llama"](), "llama")
+    scorer.score([Query(list(range(60))), Query([1]), Query([2])], list("abc"))
+    assert scorer.stats.forwards == 2
+
+
+def test_a_failed_forward_is_a_typed_error_and_leaves_no_trace() -> None:
+    model = WITH_MEMO["llama"]()
+    scorer, oracle = Scorer(model, "fragile"), Scorer(model, "oracle", use_memo=False)
+    scorer.score([Query([1, 2, 3])], ["a"])
+    with pytest.raises(MemberError, match="fragile"):
+        scorer.score([Query([1, 2, 3, ROWS + 5])], ["a"])
+    assert scorer.held_rows == 0
+    (got,) = scorer.score([Query([1, 2, 3, 4])], ["a"])
+    (want,) = oracle.score([Query([1, 2, 3, 4])])
+    torch.testing.assert_close(got, want)
+
+
+def test_queries_are_checked() -> None:
+    with pytest.raises(ValueError, match="last"):
+        Query([1, 2], last=3)
+    with pytest.raises(ValueError, match="same key"):
+        Scorer(WITH_MEMO["llama"](), "llama").score([Query([1]), Query([2])], ["a", "a"])

@@ -1,0 +1,113 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gac_core import CannotSpellError, RewritesTextError
+from gac_core.speller import Speller
+from gac_core.vocabulary import Kind, Vocabulary
+from tests.fakes import (
+    CORPUS,
+    FAMILIES,
+    REAL,
+    real_source,
+    real_tokenizer,
+    tokenizer_of,
+)
+
+SPELLERS: dict[str, Speller] = {}
+
+
+def speller_of(name: str) -> Speller:
+    if name not in SPELLERS:
+        is_fake = name in FAMILIES
+        tokenizer: Any = tokenizer_of(name) if is_fake else real_tokenizer(name)
+        rows = None if is_fake else real_source(name)["model_vocab_size"]
+        SPELLERS[name] = Speller(tokenizer, Vocabulary.of(tokenizer, rows=rows))
+    return SPELLERS[name]
+
+
+def spelled(speller: Speller, ids: Any) -> bytes:
+    return b"".join(speller.vocabulary.token_bytes[i] for i in ids)
+
+
+@given(
+    st.sampled_from(FAMILIES),
+    st.binary(max_size=30) | st.text(max_size=20).map(lambda t: t.encode(errors="replace")),
+)
+def test_any_bytes_are_spelled_exactly(family: str, data: bytes) -> None:
+    speller = speller_of(family)
+    for ids in (speller.encode(data), speller.cover(data), speller.spell(data)):
+        assert spelled(speller, ids) == data
+        assert all(speller.vocabulary.kinds[i] is Kind.TEXT for i in ids)
+
+
+@pytest.mark.parametrize("family", ["byte_level", "chatml", "tiktoken"])
+@pytest.mark.parametrize("text", CORPUS[:6])
+def test_byte_level_continuations_are_what_the_tokenizer_writes(family: str, text: str) -> None:
+    tokenizer = tokenizer_of(family)
+    assert speller_of(family).encode(text.encode()) == tokenizer.encode(
+        text, add_special_tokens=False
+    )
+
+
+@pytest.mark.parametrize("family", ["legacy", "metaspace", "unigram"])
+@pytest.mark.parametrize("text", [" Hello world", " Paris; the capital"])
+def test_no_dummy_prefix_in_a_continuation(family: str, text: str) -> None:
+    """ "Hello" goes on without a space, " Hello" with one, as the tokenizer's own tokens."""
+    speller, tokenizer = speller_of(family), tokenizer_of(family)
+    assert speller.encode(text.encode()) == tokenizer.encode(text[1:], add_special_tokens=False)
+    assert spelled(speller, speller.encode(text[1:].encode())) == text[1:].encode()
+
+
+@pytest.mark.real_tokenizers
+@pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
+def test_real_spelling(name: str) -> None:
+    speller, tokenizer = speller_of(name), real_tokenizer(name)
+    speller.check()
+    for text in [*CORPUS[:6], "\n\nfoo", "e\u0301", "</s><|im_end|>[INST]<|eot_id|>"]:
+        assert spelled(speller, speller.encode(text.encode())) == text.encode()
+    for text in CORPUS[:6]:
+        assert speller.encode_prompt(text) == tokenizer.encode(text)
+        half = text.encode()[:-3]
+        assert spelled(speller, speller.encode(half)) == half
+
+
+@pytest.mark.real_tokenizers
+@pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
+def test_control_tokens_in_a_raw_prompt_stay_text(name: str) -> None:
+    speller, tokenizer = speller_of(name), real_tokenizer(name)
+    typed = " ".join(t.content for t in tokenizer.added_tokens_decoder.values())
+    kinds = speller.vocabulary.kinds
+    ids = speller.encode_prompt(typed)
+    bos = speller.bos_ids
+    assert ids[: len(bos)] == bos
+    assert len(bos) == (name in ("llama2", "mistral_v3", "phi3"))
+    assert all(kinds[i] is Kind.TEXT for i in ids[len(bos) :])
+
+
+@pytest.mark.real_tokenizers
+def test_unfit_tokenizers_are_refused_with_the_reason() -> None:
+    with pytest.raises(RewritesTextError, match="'Hello World' as ' hello world'"):
+        speller_of("albert").check()
+    with pytest.raises(CannotSpellError, match="153 of the bytes"):
+        speller_of("t5").check()
+    with pytest.raises(CannotSpellError, match="0x03, 0x04, 0x05, 0x0B"):
+        speller_of("falcon").check()
+
+
+def test_missing_bytes_are_named() -> None:
+    whole = speller_of("byte_level").vocabulary
+    without = Vocabulary(
+        tuple(b"" if t == b"\x07" else t for t in whole.token_bytes),
+        tuple(
+            Kind.HOLE if t == b"\x07" else k
+            for t, k in zip(whole.token_bytes, whole.kinds, strict=True)
+        ),
+    )
+    speller = Speller(tokenizer_of("byte_level"), without)
+    with pytest.raises(CannotSpellError, match="0x07"):
+        speller.check()
+    with pytest.raises(CannotSpellError, match="0x07"):
+        speller.encode(b"a\x07")

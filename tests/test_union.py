@@ -1,0 +1,122 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gac_core import VocabularyError, fusion
+from gac_core.union import Union, check_spelling
+from gac_core.vocabulary import Kind, Vocabulary
+from tests.fakes import FAMILIES, real_source, real_tokenizer, tokenizer_of
+from tests.test_speller import speller_of
+
+families = st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=3)
+
+
+def vocabularies_of(names: list[str]) -> list[Vocabulary]:
+    return [Vocabulary.of(tokenizer_of(n), rows=len(tokenizer_of(n)) + 2) for n in names]
+
+
+@given(families, st.integers(0, 10**6), st.data())
+def test_law_4_mass_is_kept_and_masked_units_are_0(
+    names: list[str], seed: int, data: st.DataObject
+) -> None:
+    vocabularies = vocabularies_of(names)
+    primary = data.draw(st.integers(0, len(names) - 1))
+    union = Union(vocabularies, primary)
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(len(names), generator=generator) + 0.01
+    probs = []
+    for m, vocabulary in enumerate(vocabularies):
+        logits = 5 * torch.randn(len(vocabulary), generator=generator)
+        own = union.mask(m, logits).softmax(-1)
+        masked = [i for i, kind in enumerate(vocabulary.kinds) if kind not in (Kind.TEXT, Kind.END)]
+        assert not own[masked].any()
+        probs.append(union.project(m, own))
+        # Unit by unit, the slow way.
+        expected: dict[bytes, float] = {}
+        for i, p in enumerate(own.tolist()):
+            expected[vocabulary.token_bytes[i]] = expected.get(vocabulary.token_bytes[i], 0) + p
+        found: dict[bytes, float] = {}
+        for row, p in enumerate(probs[-1].tolist()):
+            found[union.unit(row)] = found.get(union.unit(row), 0) + p
+        for unit, p in expected.items():
+            assert found[unit] == pytest.approx(p, abs=1e-6)
+    for rule in fusion.RULES.values():
+        fused = rule(torch.stack(probs), weights / weights.sum())
+        assert torch.isfinite(fused).all()
+        assert float(fused.sum()) == pytest.approx(1.0, abs=1e-5)
+        allowed = [r for r in range(union.size) if union.unit(r) or union.is_end(r)]
+        assert float(fused[allowed].sum()) == pytest.approx(float(fused.sum()), abs=1e-6)
+
+
+def test_the_same_text_is_one_unit_in_every_family() -> None:
+    """ "." and "é" and a tab and a space are one unit each, however a tokenizer writes them."""
+    union = Union(vocabularies_of(list(FAMILIES)))
+    text = [u for r in range(union.size) if (u := union.unit(r)) and r in union.rows.values()]
+    assert len(text) == len(set(text))
+    for char in (".", "é", "\t", "\n", " ", "🙂"):
+        if char.encode() in union.rows:
+            row = union.rows[char.encode()]
+            for m, vocabulary in enumerate(union.vocabularies):
+                own = vocabulary.ids_by_bytes.get(char.encode())
+                if own is not None:
+                    one_hot = torch.zeros(len(vocabulary))
+                    one_hot[own] = 1.0
+                    assert float(union.project(m, one_hot)[row]) == 1.0
+
+
+def test_all_end_tokens_are_one_end() -> None:
+    vocabularies = vocabularies_of(["byte_level", "tiktoken"])
+    assert len(vocabularies[1].end_ids) == 2
+    for order, member in (([0, 1], 1), ([1, 0], 0)):
+        union = Union([vocabularies[i] for i in order])
+        ends = torch.zeros(len(vocabularies[1]))
+        ends[list(vocabularies[1].end_ids)] = 0.5
+        projected = union.project(member, ends)
+        assert len(union.end_rows) == 1
+        assert float(projected[next(iter(union.end_rows))]) == 1.0
+
+
+def test_a_shared_vocabulary_is_kept_as_it_is() -> None:
+    vocabularies = vocabularies_of(["legacy", "legacy"])
+    union = Union(vocabularies)
+    assert union.is_shared
+    assert union.size == len(vocabularies[0])
+    probs = torch.rand(union.size)
+    assert torch.equal(union.project(1, probs), probs)
+
+
+@pytest.mark.real_tokenizers
+@pytest.mark.parametrize(
+    ("a", "b", "size", "common"),
+    [
+        ("llama2", "llama3", 133302, 26599),
+        ("mistral_v3", "llama3", 130782, 29110),
+        ("llama2", "mistral_v3", 39708, 24085),
+        ("gpt2", "gpt_neox", 63571, 36937),
+    ],
+)
+def test_known_unions(a: str, b: str, size: int, common: int) -> None:
+    first, second = (
+        Vocabulary.of(real_tokenizer(n), rows=real_source(n)["model_vocab_size"]) for n in (a, b)
+    )
+    union = Union([first, second])
+    assert len(union.rows) == size
+    assert len(first.ids_by_bytes.keys() & second.ids_by_bytes.keys()) == common
+
+
+@pytest.mark.real_tokenizers
+def test_unfit_members_are_refused_only_in_company() -> None:
+    check_spelling([speller_of("t5")])
+    check_spelling([speller_of("t5"), speller_of("t5")])
+    with pytest.raises(VocabularyError, match="t5"):
+        check_spelling([speller_of("gpt2"), speller_of("t5")])
+
+
+@pytest.mark.real_tokenizers
+def test_units_that_a_member_can_not_spell_are_masked_for_all() -> None:
+    gpt2, neox = (Vocabulary.of(real_tokenizer(n)) for n in ("gpt2", "gpt_neox"))
+    union = Union([gpt2, neox])
+    probs = union.mask(0, torch.zeros(len(gpt2))).softmax(-1)
+    assert float(probs[gpt2.ids_by_bytes[b"\xff"]]) == 0.0
+    assert float(probs[gpt2.ids_by_bytes[b"\xe2"]]) > 0.0

@@ -1,0 +1,133 @@
+import pytest
+
+from gac_core import VocabularyError
+from gac_core.vocabulary import Kind, Vocabulary, byte_alphabet, template_end_ids
+from tests.fakes import CORPUS, FAMILIES, REAL, real_source, real_tokenizer, tokenizer_of
+
+PROBES = [
+    "Hello world",
+    " the été, naïve café",
+    "def f(x):\n\n    return x\t# é",
+    "Привет 你好 🙂👍🏽 \u200b",
+    "12 345 6789",
+    "a" * 40,
+]
+
+
+def spelled(vocabulary: Vocabulary, ids: list[int]) -> str:
+    return b"".join(vocabulary.token_bytes[i] for i in ids).decode()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("text", [*PROBES, *CORPUS[:6]])
+def test_token_bytes_spell_the_text(family: str, text: str) -> None:
+    tokenizer = tokenizer_of(family)
+    vocabulary = Vocabulary.of(tokenizer)
+    read = spelled(vocabulary, tokenizer.encode(text, add_special_tokens=False))
+    assert read in (text, " " + text)
+
+
+@pytest.mark.real_tokenizers
+@pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
+def test_real_token_bytes_spell_the_text(name: str) -> None:
+    tokenizer = real_tokenizer(name)
+    vocabulary = Vocabulary.of(tokenizer, rows=real_source(name)["model_vocab_size"])
+    for text in PROBES:
+        read = spelled(vocabulary, tokenizer.encode(text, add_special_tokens=False))
+        assert read in (text, " " + text)
+
+
+@pytest.mark.real_tokenizers
+@pytest.mark.parametrize(
+    ("name", "twins", "padding", "missing"),
+    [
+        ("gpt2", 0, 0, 0),
+        ("gpt_neox", 23, 155, 13),
+        ("llama2", 96, 0, 0),
+        ("phi3", 96, 53, 0),
+        ("mistral_v3", 125, 0, 0),
+        ("llama3", 0, 0, 0),
+        ("qwen2_5", 0, 271, 0),
+        ("deepseek_v3", 0, 465, 0),
+        ("starcoder2", 0, 0, 14),
+        ("falcon", 0, 0, 28),
+    ],
+)
+def test_known_figures(name: str, twins: int, padding: int, missing: int) -> None:
+    source = real_source(name)
+    vocabulary = Vocabulary.of(
+        real_tokenizer(name), rows=source["model_vocab_size"], end_ids=source["eos_ids"]
+    )
+    assert len(vocabulary) == source["model_vocab_size"]
+    assert len(vocabulary.text_ids) - len(vocabulary.ids_by_bytes) == twins
+    assert vocabulary.kinds.count(Kind.PADDING) == padding
+    assert len(vocabulary.missing_bytes) == missing
+    assert vocabulary.end_ids == frozenset(source["eos_ids"])
+
+
+@pytest.mark.real_tokenizers
+@pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
+def test_of_twins_the_id_that_encoding_reaches_is_chosen(name: str) -> None:
+    tokenizer = real_tokenizer(name)
+    vocabulary = Vocabulary.of(tokenizer, rows=real_source(name)["model_vocab_size"])
+    text = "".join(CORPUS) + "   if x:\n        y = '  '\n" + "".join(map(chr, range(32, 127)))
+    for i in tokenizer.encode(text, add_special_tokens=False):
+        if vocabulary.kinds[i] is Kind.TEXT:
+            assert vocabulary.ids_by_bytes[vocabulary.token_bytes[i]] == i
+
+
+@pytest.mark.real_tokenizers
+def test_markup_is_control_even_where_it_is_not_special() -> None:
+    for name, marks in [
+        ("qwen2_5", ["<tool_call>", "<|fim_prefix|>"]),
+        ("deepseek_v3", ["<｜User｜>"]),
+        ("phi3", ["</s>"]),
+    ]:
+        vocabulary = Vocabulary.of(real_tokenizer(name))
+        for mark in marks:
+            token = real_tokenizer(name).convert_tokens_to_ids(mark)
+            assert vocabulary.kinds[token] is Kind.CONTROL
+
+
+def test_added_text_is_text_and_comes_before_its_twin() -> None:
+    tokenizer = tokenizer_of("neox")
+    vocabulary = Vocabulary.of(tokenizer)
+    four = tokenizer.convert_tokens_to_ids(" " * 4)
+    assert vocabulary.kinds[four] is Kind.TEXT
+    assert vocabulary.ids_by_bytes[b"    "] == four
+    call = tokenizer.convert_tokens_to_ids("<tool_call>")
+    assert vocabulary.kinds[call] is Kind.CONTROL
+    as_text = Vocabulary.of(tokenizer, text_tokens=["<tool_call>"])
+    assert as_text.token_bytes[call] == b"<tool_call>"
+
+
+def test_end_is_a_set() -> None:
+    tokenizer = tokenizer_of("tiktoken")
+    turn_end = tokenizer.convert_tokens_to_ids("<|eot|>")
+    assert template_end_ids(tokenizer) == {turn_end}
+    vocabulary = Vocabulary.of(tokenizer, end_ids=[3])
+    assert vocabulary.end_ids == {tokenizer.eos_token_id, turn_end, 3}
+    assert all(vocabulary.token_bytes[i] == b"" for i in vocabulary.end_ids)
+
+
+def test_padding_rows_and_lost_tokens() -> None:
+    tokenizer = tokenizer_of("byte_level")
+    size = len(tokenizer)
+    vocabulary = Vocabulary.of(tokenizer, rows=size + 7)
+    assert len(vocabulary) == size + 7
+    assert set(vocabulary.kinds[size:]) == {Kind.PADDING}
+    with pytest.raises(VocabularyError, match="do not belong together"):
+        Vocabulary.of(tokenizer, rows=size - 7)
+
+
+def test_refusals_say_what_is_wrong() -> None:
+    with pytest.raises(VocabularyError, match="outside the 330 rows"):
+        Vocabulary.of(tokenizer_of("byte_level"), end_ids=[999])
+    with pytest.raises(VocabularyError, match=r"text_tokens names \['<x>'\]"):
+        Vocabulary.of(tokenizer_of("byte_level"), text_tokens=["<x>"])
+
+
+def test_the_byte_alphabet_has_every_byte_once() -> None:
+    assert sorted(byte_alphabet().values()) == list(range(256))
+    assert byte_alphabet()["Ġ"] == 0x20
+    assert byte_alphabet()["Ċ"] == 0x0A
