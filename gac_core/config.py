@@ -82,11 +82,13 @@ class MemberConfig(_Checked):
     max_memory: dict[int | str, int | str] | None = Field(
         None, description="with device_map: the most each device may hold, such as {0: 20GiB}"
     )
-    dtype: Literal["auto", "float64", "float32", "float16", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float64", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="of the weights; auto is what they are stored in"
+    )
     quantization: dict[str, Any] | None = Field(
         None, description="a transformers quantization config, such as {quant_method: ...}"
     )
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager"] = Field("sdpa", description="sdpa, or eager")
     trust_remote_code: bool = Field(False, description="run code from the model's repository")
     text_tokens: tuple[str, ...] = Field(
         (), description="added tokens that count as text, such as <think>"
@@ -105,14 +107,16 @@ class EnsembleConfig(_Checked):
     """Which models write together, and how."""
 
     members: tuple[MemberConfig, ...] = Field(min_length=1)
-    method: Literal["every_step", "cascade"] = "every_step"
-    fusion: Literal["mean"] = "mean"
+    method: Literal["every_step", "cascade"] = Field(
+        "every_step", description="every_step, or cascade: only where the primary is unsure"
+    )
+    fusion: Literal["mean"] = Field("mean", description="mean: the weighted average")
     threshold: float = Field(
         0.5, ge=0.0, description="cascade: the primary decides alone above this probability"
     )
     primary: int = Field(0, ge=0, description="index of the member asked first")
     history: Literal["reencode", "append"] = Field(
-        "reencode", description="how members are told what others wrote"
+        "reencode", description="reencode, or append: how members are told what others wrote"
     )
     max_batch: int = Field(64, ge=1, description="requests that run at the same time")
 

@@ -297,8 +297,12 @@ class _Worker:
 def _workers(members: Sequence[Member]) -> list[_Worker]:
     by_device: dict[str, list[int]] = {}
     for index, member in enumerate(members):
-        by_device.setdefault(str(member.scorer.device), []).append(index)
+        by_device.setdefault(_device_of(member), []).append(index)
     return [_Worker(group, own_thread=len(by_device) > 1) for group in by_device.values()]
+
+
+def _device_of(member: Member) -> str:
+    return str(member.scorer.device)
 
 
 def _compute(batch: _Batch, scorer: Scorer) -> None:

@@ -34,6 +34,11 @@ Prompt = str | Sequence[Message]
 POCKET_MEMBERS: Final = ("ada", "bo", "cy")
 
 
+def pocket_folder(name: str) -> Path:
+    """Where an embedded member is."""
+    return Path(str(files("gac_core.pocket"))) / "members" / name
+
+
 class _Parts:
     """What an ensemble is made of once it is loaded."""
 
@@ -107,9 +112,8 @@ class Ensemble:
             options: of `EnsembleConfig`, and `weights`.
 
         """
-        folder = Path(str(files("gac_core.pocket"))) / "members"
         members = [
-            MemberConfig(model=str(folder / name), name=name, device="cpu", dtype="float32")
+            MemberConfig(model=str(pocket_folder(name)), name=name, device="cpu", dtype="float32")
             for name in POCKET_MEMBERS
         ]
         config = _config_of(members, options)

@@ -79,6 +79,17 @@ def load_members(configs: Sequence[MemberConfig], *, progress: bool = True) -> l
             transformers_logging.enable_progress_bar()
 
 
+def load_tokenizers(configs: Sequence[MemberConfig]) -> dict[str, PreTrainedTokenizerBase]:
+    """The tokenizers alone, by the members' names.
+
+    Raises:
+        LoadError: one is missing or corrupt.
+
+    """
+    with ThreadPoolExecutor(max_workers=len(configs)) as pool:
+        return dict(zip(member_names(configs), pool.map(_fetch_tokenizer, configs), strict=True))
+
+
 def member_names(configs: Sequence[MemberConfig]) -> list[str]:
     """Each member's name: the one given, or the end of its model's path, made unique."""
     names: list[str] = []
@@ -96,29 +107,46 @@ def member_names(configs: Sequence[MemberConfig]) -> list[str]:
 
 def _fetch(config: MemberConfig) -> tuple[str, PreTrainedTokenizerBase]:
     """The folder of a member's files, downloaded if need be, and its tokenizer."""
+    path = _local(config)
+    if path is not None:
+        _check_folder(path, config.model)
+    folder = str(path) if path is not None else _download(config, _FILES)
+    return folder, _tokenizer(config, folder)
+
+
+def _fetch_tokenizer(config: MemberConfig) -> PreTrainedTokenizerBase:
+    path = _local(config)
+    files = [name for name in _FILES if name != "*.safetensors"]
+    return _tokenizer(config, str(path) if path is not None else _download(config, files))
+
+
+def _local(config: MemberConfig) -> Path | None:
+    """The folder that is meant, or None for a hub name."""
     model = config.model
     path = Path(model).expanduser()
-    if not path.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):
-        raise LoadError(f"there is no folder {model}; give a folder that exists or a hub name")
     if path.exists():
-        _check_folder(path, model)
-        folder = str(path)
-    else:
-        files = [*_FILES, "*.py"] if config.trust_remote_code else _FILES
-        try:
-            folder = snapshot_download(model, revision=config.revision, allow_patterns=files)
-        except Exception as error:
-            raise _load_error(
-                model, error, "check the name, the revision and the network, or give a folder"
-            ) from error
+        return path
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise LoadError(f"there is no folder {model}; give a folder that exists or a hub name")
+    return None
+
+
+def _download(config: MemberConfig, files: Sequence[str]) -> str:
+    if config.trust_remote_code:
+        files = [*files, "*.py"]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=config.trust_remote_code
-        )
+        return snapshot_download(config.model, revision=config.revision, allow_patterns=list(files))
+    except Exception as error:
+        cure = "check the name, the revision and the network, or give a folder"
+        raise _load_error(config.model, error, cure) from error
+
+
+def _tokenizer(config: MemberConfig, folder: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except Exception as error:
         cure = "its tokenizer files are missing or corrupt; fetch them again"
-        raise _load_error(model, error, cure) from error
-    return folder, tokenizer
+        raise _load_error(config.model, error, cure) from error
 
 
 def _check_folder(path: Path, model: str) -> None:

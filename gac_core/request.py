@@ -151,7 +151,8 @@ class Request:
 
     def fuse(self, probs: Sequence[torch.Tensor]) -> torch.Tensor:
         """All members' distributions over the union as one, (size,)."""
-        return self._rule(torch.stack(list(probs)), self._weights.to(probs[0].dtype))
+        stacked = torch.stack(list(probs))  # (members, size), in the most precise of their types
+        return self._rule(stacked, self._weights.to(stacked.dtype))
 
     def choose(self, probs: torch.Tensor) -> int:
         """The row that is greedy, or drawn for this position with the request's seed."""

@@ -51,12 +51,22 @@ class Speller:
             [n for n in normalizers if n["type"] == "Replace"],
             [_without_prefix(p) for p in pre_tokenizers],
         )
+        self._opens_with_space = self._bytes(self._opening("a")).startswith(b" ")
         self._longest = max(map(len, vocabulary.ids_by_bytes), default=1)
         self._spelled: dict[bytes, tuple[int, ...]] = {}
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a raw prompt, with the BOS the tokenizer would add; markup stays text."""
-        return [*self.bos_ids, *self._opening(text)]
+        """The ids of a raw prompt, with the BOS the tokenizer would add; markup stays text.
+
+        Raises:
+            CannotSpellError: some characters have no token.
+
+        """
+        ids = self._opening(text)
+        if not self._is_text(ids):  # an unknown character, or markup that is a piece (Unigram)
+            prefix = b" " if self._opens_with_space else b""
+            ids = self.cover(prefix + text.encode())
+        return [*self.bos_ids, *ids]
 
     def encode(self, data: bytes) -> list[int]:
         """The ids the tokenizer would itself write these bytes with, as the rest of a text.
@@ -83,13 +93,18 @@ class Speller:
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
-        ids = self._going_on(text)
-        tokens, kinds = self.vocabulary.token_bytes, self.vocabulary.kinds
-        if all(kinds[i] is Kind.TEXT for i in ids):
-            data = text.encode()
-            if b"".join([tokens[i] for i in ids]) == data:
-                return ids
-        return self.cover(text.encode())
+        ids, data = self._going_on(text), text.encode()
+        if self._is_text(ids) and self._bytes(ids) == data:
+            return ids
+        return self.cover(data)
+
+    def _is_text(self, ids: Sequence[int]) -> bool:
+        kinds = self.vocabulary.kinds
+        return all(kinds[i] is Kind.TEXT for i in ids)
+
+    def _bytes(self, ids: Sequence[int]) -> bytes:
+        tokens = self.vocabulary.token_bytes
+        return b"".join([tokens[i] for i in ids])
 
     def spell(self, unit: bytes) -> tuple[int, ...]:
         """The ids of one unit: its own token if there is one, else the tokenizer's way."""
@@ -142,12 +157,11 @@ class Speller:
         self._check_rewriting(_BLANKS)
 
     def _check_rewriting(self, probes: Sequence[str]) -> None:
-        tokens, kinds = self.vocabulary.token_bytes, self.vocabulary.kinds
         for text in probes:
             ids = self._opening(text)
-            if any(kinds[i] is not Kind.TEXT for i in ids):
+            if not self._is_text(ids):
                 continue  # unknown characters: a question of spelling
-            read = b"".join(tokens[i] for i in ids).decode(errors="replace")
+            read = self._bytes(ids).decode(errors="replace")
             if read not in (text, " " + text):
                 raise RewritesTextError(
                     f"{self.name} reads {text!r} as {read!r}: it changes the text it is given, so "

@@ -27,7 +27,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 REAL_FOLDER = Path(
@@ -200,7 +199,8 @@ def tiny_model(
         pad_token_id=None,
     )
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(config).eval().double()
+    model = LlamaForCausalLM(config)
+    model.eval().double()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -223,7 +223,7 @@ class ScriptedConfig(PretrainedConfig):
         super().__init__(**options)
 
 
-class ScriptedModel(PreTrainedModel, GenerationMixin):
+class ScriptedModel(PreTrainedModel):
     """A model whose next-token logits depend on the position alone.
 
     Attributes:
@@ -239,7 +239,7 @@ class ScriptedModel(PreTrainedModel, GenerationMixin):
         self.embed = torch.nn.Embedding(config.vocab_size, 1)
         self.script: dict[int, torch.Tensor] = {}
         self.calls: list[tuple[int, ...]] = []
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.embed

@@ -84,7 +84,7 @@ def slow_ensemble(
         by_id = [m.by_id(i, banned) for m, i in zip(members, ids, strict=True)]
         views = [m.by_unit(probs) for m, probs in zip(members, by_id, strict=True)]
         alone = max(by_id[primary].values()) > threshold
-        own_token = None
+        own_token = -1
         if alone:
             probs = views[primary]
             own_order = {token: token for token in by_id[primary]}
@@ -116,7 +116,7 @@ def slow_ensemble(
 def _canonical_order(members: Sequence[SlowMember], primary: int) -> dict[Unit, int]:
     """The primary's units by id, END at its smallest end id, then all others by bytes."""
     vocabulary = members[primary].vocabulary
-    order: dict[Unit, int] = dict(vocabulary.ids_by_bytes)
+    order: dict[Unit, int] = {**vocabulary.ids_by_bytes}
     order[END] = min(vocabulary.end_ids)
     others = {u for m in members for u in m.vocabulary.ids_by_bytes} - order.keys()
     for n, unit in enumerate(sorted(u for u in others if u is not None)):

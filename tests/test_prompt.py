@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gac_core import PromptError
 from gac_core.prompt import check_messages, check_text, opens_with_space, render_prompt
+from gac_core.speller import Speller
 from gac_core.vocabulary import Kind, Vocabulary
 from tests.fakes import FAMILIES, real_tokenizer, tokenizer_of
 
@@ -73,10 +74,21 @@ def test_a_refusal_tells_the_templates_reason() -> None:
         render_prompt(tokenizer_of("legacy"), [{"role": "assistant", "content": "Hi"}])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "unigram"])
 def test_law_11_text_never_becomes_a_control_token(family: str) -> None:
     tokenizer = tokenizer_of(family)
     check_sanitised(tokenizer, Vocabulary.of(tokenizer))
+
+
+def test_law_11_where_markup_is_a_piece_of_the_model_itself() -> None:
+    """A Unigram model would write "</s>" as its end token: refused in a chat, spelled in a text."""
+    tokenizer = tokenizer_of("unigram")
+    with pytest.raises(PromptError, match="Can't sanitize '</s>'"):
+        render_prompt(tokenizer, [{"role": "user", "content": "a </s> b"}])
+    speller = Speller(tokenizer, Vocabulary.of(tokenizer))
+    ids = speller.encode_prompt("a </s> b")
+    assert [i for i in ids if speller.vocabulary.kinds[i] is not Kind.TEXT] == speller.bos_ids
+    assert b"".join(speller.vocabulary.token_bytes[i] for i in ids) == b" a </s> b"
 
 
 @pytest.mark.real_tokenizers

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from gac_core import VocabularyError
@@ -12,6 +14,10 @@ PROBES = [
     "12 345 6789",
     "a" * 40,
 ]
+
+
+def id_of(tokenizer: Any, piece: str) -> int:
+    return int(tokenizer.convert_tokens_to_ids(piece))
 
 
 def spelled(vocabulary: Vocabulary, ids: list[int]) -> str:
@@ -85,17 +91,17 @@ def test_markup_is_control_even_where_it_is_not_special() -> None:
     ]:
         vocabulary = Vocabulary.of(real_tokenizer(name))
         for mark in marks:
-            token = real_tokenizer(name).convert_tokens_to_ids(mark)
+            token = id_of(real_tokenizer(name), mark)
             assert vocabulary.kinds[token] is Kind.CONTROL
 
 
 def test_added_text_is_text_and_comes_before_its_twin() -> None:
     tokenizer = tokenizer_of("neox")
     vocabulary = Vocabulary.of(tokenizer)
-    four = tokenizer.convert_tokens_to_ids(" " * 4)
+    four = id_of(tokenizer, " " * 4)
     assert vocabulary.kinds[four] is Kind.TEXT
     assert vocabulary.ids_by_bytes[b"    "] == four
-    call = tokenizer.convert_tokens_to_ids("<tool_call>")
+    call = id_of(tokenizer, "<tool_call>")
     assert vocabulary.kinds[call] is Kind.CONTROL
     as_text = Vocabulary.of(tokenizer, text_tokens=["<tool_call>"])
     assert as_text.token_bytes[call] == b"<tool_call>"
@@ -103,7 +109,7 @@ def test_added_text_is_text_and_comes_before_its_twin() -> None:
 
 def test_end_is_a_set() -> None:
     tokenizer = tokenizer_of("tiktoken")
-    turn_end = tokenizer.convert_tokens_to_ids("<|eot|>")
+    turn_end = id_of(tokenizer, "<|eot|>")
     assert template_end_ids(tokenizer) == {turn_end}
     vocabulary = Vocabulary.of(tokenizer, end_ids=[3])
     assert vocabulary.end_ids == {tokenizer.eos_token_id, turn_end, 3}

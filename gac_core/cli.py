@@ -1,0 +1,548 @@
+"""The `gac` command: run, chat, vocab, config."""
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from gac_core.config import EnsembleConfig, MemberConfig
+from gac_core.ensemble import POCKET_MEMBERS, Ensemble, Prompt, pocket_folder
+from gac_core.errors import (
+    ConfigError,
+    GacError,
+    LoadError,
+    PromptError,
+    VocabularyError,
+)
+from gac_core.loading import load_tokenizers
+from gac_core.overlap import overlap
+from gac_core.prompt import Message
+from gac_core.speller import Speller
+from gac_core.steps import MemberView, Step
+from gac_core.vocabulary import Kind, Vocabulary
+
+EXIT_CODES: Final = (
+    "Exit codes: 0 done; 1 a member failed; 2 a wrong option, file or prompt; 3 a model or "
+    "tokenizer can not be used; 130 interrupted."
+)
+_FAILED, _WRONG, _UNUSABLE, _INTERRUPTED = 1, 2, 3, 130
+
+# How words look on a terminal, by who decided them.
+ALONE: Final = ""
+AGREED: Final = "green"
+SETTLED: Final = "bold yellow"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Several language models with different tokenizers write one text together.\n\n"
+    "Without models, the commands use the pocket ensemble: three tiny chat models inside this "
+    "package that need no GPU and no download.\n\n" + EXIT_CODES,
+)
+
+# ------------------------------------------------ options that commands share
+
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--model", "-m", help="Folder or hub name; once per model. Default: pocket."),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file; `gac config` writes one.")
+]
+Weights = Annotated[
+    str | None, typer.Option(help="One number per model, with commas: 0.6,0.4. Default: equal.")
+]
+Method = Annotated[str | None, typer.Option(help="every_step (default) or cascade.")]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Cascade: the first model decides alone above this probability."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Steps at most. Default: 256.")]
+Temperature = Annotated[float, typer.Option(help="0 takes the most probable; 1 draws freely.")]
+TopP = Annotated[float, typer.Option(help="Draw only from units up to this mass.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed draws the same text.")]
+Stop = Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")]
+System = Annotated[str | None, typer.Option(help="A system message.")]
+
+
+@app.command()
+def run(
+    question: Annotated[
+        str | None, typer.Argument(help="What to ask; read from standard input if left out.")
+    ] = None,
+    *,
+    model: Models = None,
+    config: ConfigFile = None,
+    weights: Weights = None,
+    method: Method = None,
+    threshold: Threshold = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = None,
+    stop: Stop = None,
+    system: System = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Go on with the text as it is, without chat templates.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show each member's view of every step.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer.")] = False,
+) -> None:
+    """Ask one question and watch the answer come.
+
+    On a terminal, words are green where all members were asked and agreed, yellow where they
+    disagreed and the ensemble settled it, and plain where the first decided alone (cascade). In a
+    pipe the answer is plain text; the summary goes to standard error.
+
+    Example: gac run "Mia has 12 apples. She buys 7 more and gives away 4. How many?" --explain
+    """
+    if question is None:
+        if sys.stdin.isatty():
+            raise ConfigError('give a question: gac run "What is 17 + 25?"')
+        question = sys.stdin.read()
+    prompt: Prompt = (
+        question if raw else _with_system([{"role": "user", "content": question}], system)
+    )
+    if raw and system is not None:
+        raise ConfigError("--system needs a chat prompt; leave --raw or --system out")
+    placed = Placement(model, config, weights, method, threshold, device, dtype)
+    sampling = _sampling(max_new_tokens, temperature, top_p, seed, stop)
+    with placed.load() as ensemble:
+        show = Explanation(ensemble) if explain else Words()
+        began = time.perf_counter()
+        steps = []
+        for step in ensemble.stream(prompt, **sampling):
+            show.step(step)
+            steps.append(step)
+        show.end()
+        if not quiet:
+            _summary(steps, time.perf_counter() - began)
+
+
+@app.command()
+def chat(
+    *,
+    model: Models = None,
+    config: ConfigFile = None,
+    weights: Weights = None,
+    method: Method = None,
+    threshold: Threshold = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Seed = None,
+    system: System = None,
+) -> None:
+    """Talk with an ensemble; it remembers the conversation.
+
+    /reset begins anew, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
+    """
+    placed = Placement(model, config, weights, method, threshold, device, dtype)
+    sampling = _sampling(max_new_tokens, temperature, top_p, seed, None)
+    with placed.load() as ensemble:
+        names = ", ".join(member.name for member in ensemble.members)
+        _err().print(
+            f"{names} write together. /reset begins anew, /quit leaves.", style="dim", markup=False
+        )
+        messages: list[Message] = []
+        while (line := _read_line()) is not None:
+            if line == "/reset":
+                messages = []
+                _err().print("The conversation begins anew.", style="dim")
+                continue
+            if line.startswith("/"):
+                _err().print("There are /reset and /quit.", style="dim")
+                continue
+            asked = [*messages, {"role": "user", "content": line}]
+            try:
+                answer = _answer(ensemble, _with_system(asked, system), sampling)
+            except PromptError as error:
+                _err().print(f"{error}; /reset begins anew", style="red", markup=False)
+                continue
+            messages = [*asked, {"role": "assistant", "content": answer}]
+
+
+@app.command()
+def vocab(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help="Folders or hub names; only their tokenizers are loaded."),
+    ] = None,
+    *,
+    words: Annotated[
+        Path | None,
+        typer.Option(help="Common words, one a line. Default: 5,000 from wordfreq, if installed."),
+    ] = None,
+) -> None:
+    """Compare vocabularies: how much of them is common, how large their union is.
+
+    "words alike" is the share of common words that two tokenizers write with the same pieces.
+    Pairs above 90% combine best; others need re-encoded histories, which are the default.
+    """
+    paths = models or [str(pocket_folder(name)) for name in POCKET_MEMBERS]
+    loaded = load_tokenizers([MemberConfig(model=path) for path in paths])
+    spellers = {name: Speller(t, Vocabulary.of(t)) for name, t in loaded.items()}
+    console = _out()
+    table = Table("tokenizer", "text", "control", "end", "twins", "can join", box=None)
+    refusals = []
+    for name, speller in spellers.items():
+        vocabulary = speller.vocabulary
+        twins = len(vocabulary.text_ids) - len(vocabulary.ids_by_bytes)
+        try:
+            speller.check()
+            joins = "yes"
+        except VocabularyError as error:
+            joins = "no"
+            refusals.append(str(error))
+        counts = (len(vocabulary.text_ids), vocabulary.kinds.count(Kind.CONTROL))
+        cells = (*counts, len(vocabulary.end_ids), twins)
+        table.add_row(Text(name), *(f"{n:,}" for n in cells), Text(joins))
+    console.print(table)
+    for refusal in refusals:
+        console.print(Text(refusal, style="yellow"))
+    if len(spellers) < 2:
+        return
+    common_words = _common_words(words)
+    table = Table("pair", "union", "common", "A in B", "B in A", "words alike", box=None)
+    for a, b in combinations(spellers, 2):
+        found = overlap(spellers[a], spellers[b], common_words)
+        table.add_row(
+            Text(f"{a} - {b}"),
+            f"{found.union:,}",
+            f"{found.common:,}",
+            f"{found.a_in_b:.1%}",
+            f"{found.b_in_a:.1%}",
+            "-" if found.words_alike is None else f"{found.words_alike:.2%}",
+        )
+    console.print()
+    console.print(table)
+    everything = set().union(*(s.vocabulary.ids_by_bytes for s in spellers.values()))
+    console.print(f"\nunion of all: {len(everything):,} units of text and the end", highlight=False)
+    if not common_words:
+        _err().print(
+            "For the share of words alike: pip install wordfreq, or --words FILE", style="dim"
+        )
+
+
+@app.command("config")
+def write_config(
+    models: Annotated[list[str] | None, typer.Argument(help="Folders or hub names.")] = None,
+    *,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write here, not to standard output.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write a commented YAML configuration of an ensemble, every option at its default.
+
+    Example: gac config org/model-a org/model-b -o ensemble.yaml; gac run -c ensemble.yaml "Hello"
+    """
+    text = commented_yaml(models or ["org/model-a", "path/to/model-b"])
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    if output.exists() and not force:
+        raise ConfigError(f"{output} exists; add --force to overwrite it")
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{output} can not be written: {error.strerror}") from error
+
+
+def commented_yaml(models: Sequence[str]) -> str:
+    """Every option of an ensemble with its default and what it is for."""
+    lines = ["# An ensemble for gac. Options left out have the values shown.", "members:"]
+    for index, model in enumerate(models):
+        lines.append(f"  - model: {_scalar(model)}")
+        if index == 0:
+            lines += _commented(MemberConfig, skip=("model",), indent="    ")
+    lines.append("")
+    lines += _commented(EnsembleConfig, skip=("members",), indent="")
+    return "\n".join(lines) + "\n"
+
+
+def _commented(kind: type[Any], *, skip: tuple[str, ...], indent: str) -> list[str]:
+    lines = []
+    for name, field in kind.model_fields.items():
+        if name not in skip:
+            what = f"  # {field.description}" if field.description else ""
+            lines.append(f"{indent}# {name}: {_scalar(field.default)}{what}")
+    return lines
+
+
+def _scalar(value: Any) -> str:
+    import yaml
+
+    shown = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(shown, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.removesuffix("...\n").strip()
+
+
+# ------------------------------------------------ loading
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which ensemble the options of a command mean."""
+
+    models: list[str] | None
+    config: Path | None
+    weights: str | None
+    method: str | None
+    threshold: float | None
+    device: str
+    dtype: str
+
+    def load(self) -> Ensemble:
+        """Load it; progress bars on a terminal only."""
+        options: dict[str, Any] = {}
+        if self.method is not None:
+            options["method"] = self.method
+        if self.threshold is not None:
+            options["threshold"] = self.threshold
+        if self.config is not None:
+            if self.models or self.weights:
+                raise ConfigError("--config names models and weights; leave --model, --weights out")
+            config = EnsembleConfig.from_yaml(self.config)
+            if options:
+                config = EnsembleConfig.of({**config.model_dump(), **options})
+            return Ensemble.from_config(config, progress=sys.stderr.isatty())
+        if self.weights is not None:
+            options["weights"] = _numbers(self.weights)
+        if not self.models:
+            return Ensemble.pocket(**options)
+        return Ensemble.from_pretrained(
+            self.models,
+            device=self.device,
+            dtype=self.dtype,
+            progress=sys.stderr.isatty(),
+            **options,
+        )
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--weights must be numbers with commas, not {text!r}") from None
+
+
+def _sampling(
+    max_new_tokens: int | None,
+    temperature: float,
+    top_p: float,
+    seed: int | None,
+    stop: list[str] | None,
+) -> dict[str, Any]:
+    options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    options["stop"] = stop or []
+    if max_new_tokens is not None:
+        options["max_new_tokens"] = max_new_tokens
+    return options
+
+
+def _with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
+    first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, *messages]
+
+
+def _common_words(path: Path | None) -> list[str]:
+    if path is not None:
+        try:
+            return path.read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--words: {path} can not be read: {error}") from error
+    try:
+        from wordfreq import top_n_list
+    except ImportError:
+        return []
+    return list(top_n_list("en", 5000))
+
+
+# ------------------------------------------------ showing
+
+
+def _out() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _err() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def style_of(step: Step) -> str:
+    """How a step's words look: who decided, and whether they agreed."""
+    if step.decided_by == "primary" or len(step.members) < 2:
+        return ALONE
+    return AGREED if len({view.top for view in step.members}) == 1 else SETTLED
+
+
+def printable(text: str) -> str:
+    """Text without the control characters a terminal would obey."""
+    return "".join(c if c >= " " or c in "\n\t" else "\ufffd" for c in text.replace("\x7f", ""))
+
+
+class Words:
+    """The answer word by word."""
+
+    def __init__(self) -> None:
+        self._console = _out()
+
+    def step(self, step: Step) -> None:
+        """Show what became certain with this step."""
+        if self._console.is_terminal:
+            self._console.print(Text(printable(step.text), style=style_of(step)), end="")
+        else:
+            self._console.file.write(step.text)
+        self._console.file.flush()
+
+    def end(self) -> None:
+        """End the last line."""
+        self._console.file.write("\n")
+        self._console.file.flush()
+
+
+class Explanation:
+    """A line per step: the unit, its probability, who decided, and each member's view."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self._console = _out()
+        self._names = [member.name for member in ensemble.members]
+        head = ["step", "chosen", "prob", "by", *self._names]
+        self._line([f"{cell:<{w}}" for cell, w in zip(head, self._widths(), strict=True)], "bold")
+        self._count = 0
+        self._answer = ""
+
+    def step(self, step: Step) -> None:
+        """Show one step."""
+        self._count += 1
+        self._answer += step.text
+        views = {view.name: view for view in step.members}
+        chosen = _quoted(step.unit, is_end=step.is_end)
+        cells = [
+            f"{self._count}",
+            chosen,
+            f"{math.exp(step.logprob):.3f}",
+            step.decided_by,
+        ]
+        cells += [_seen(views.get(name), step) for name in self._names]
+        padded = [f"{cell:<{width}}" for cell, width in zip(cells, self._widths(), strict=True)]
+        self._line(padded, style_of(step))
+
+    def end(self) -> None:
+        """Show the whole answer."""
+        self._line([""], "")
+        self._line([printable(self._answer)], "")
+
+    def _widths(self) -> list[int]:
+        return [4, 16, 5, 8, *(26 for _ in self._names)]
+
+    def _line(self, cells: Sequence[str], style: str) -> None:
+        self._console.print(Text("  ".join(cells).rstrip(), style=style))
+
+
+def _seen(view: MemberView | None, step: Step) -> str:
+    """A member's top unit and, where it is another one, what it gave the chosen unit."""
+    if view is None:
+        return "not asked"
+    top = f"{_quoted(view.top, is_end=not view.top)} {view.top_prob:.3f}"
+    return top if view.top == step.unit else f"{top} ({view.prob:.3f})"
+
+
+def _quoted(unit: bytes, *, is_end: bool) -> str:
+    if is_end:
+        return "<end>"
+    text = unit.decode(errors="backslashreplace")
+    return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + '"'
+
+
+def _answer(ensemble: Ensemble, prompt: Prompt, sampling: dict[str, Any]) -> str:
+    """Show an answer; Ctrl-C stops it and keeps what was written."""
+    show, steps = Words(), []
+    with ensemble.stream(prompt, **sampling) as stream:
+        try:
+            for step in stream:
+                show.step(step)
+                steps.append(step)
+        except KeyboardInterrupt:
+            _err().print(" [stopped]", style="dim", end="", markup=False)
+    show.end()
+    return "".join(step.text for step in steps)
+
+
+def _read_line() -> str | None:
+    """The next line that says something; None at the end."""
+    while True:
+        try:
+            line = input("you> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            return None
+        if line in ("/quit", "/exit"):
+            return None
+        if line:
+            return line
+
+
+def _summary(steps: Sequence[Step], seconds: float) -> None:
+    outcome = steps[-1].outcome
+    assert outcome is not None
+    usage = outcome.usage
+    disagreed = sum(style_of(step) == SETTLED for step in steps)
+    shares = [f"{usage.steps} steps"]
+    if len(usage.members) > 1:
+        shares.append(f"{usage.fused_steps} decided together")
+        shares.append(f"{disagreed} in disagreement")
+    shares.append(f"{usage.steps / seconds:.0f} steps/s")
+    if outcome.finish_reason == "length":
+        shares.append("cut at the length limit")
+    _err().print("[" + ", ".join(shares) + "]", style="dim", markup=False)
+
+
+# ------------------------------------------------ entry
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Run the command; errors are one line with the cure, and an exit code that means something."""
+    try:
+        app(list(arguments) if arguments is not None else None)
+    except (ConfigError, PromptError) as error:
+        _exit(error, _WRONG)
+    except (LoadError, VocabularyError) as error:
+        _exit(error, _UNUSABLE)
+    except GacError as error:
+        _exit(error, _FAILED)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader has left; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_FAILED)
+
+
+def _exit(error: GacError, code: int) -> None:
+    _err().print(Text("gac: " + " ".join(str(error).split()), style="red"))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
