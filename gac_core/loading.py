@@ -43,7 +43,7 @@ class Loaded:
     def end_ids(self) -> frozenset[int]:
         """The ids its generation and model configurations end an answer with."""
         ends: set[int] = set()
-        for config in (self.model.generation_config, self.model.config):
+        for config in (getattr(self.model, "generation_config", None), self.model.config):
             value = getattr(config, "eos_token_id", None)
             if value is not None:
                 ends.update(value if isinstance(value, (list, tuple)) else (value,))

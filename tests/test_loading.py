@@ -177,7 +177,7 @@ def test_a_full_disk(saved: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrong_calls(saved: Folders) -> None:
     with pytest.raises(ConfigError, match="must be a list"):
-        Ensemble.from_pretrained("org/model")  # type: ignore[arg-type]
+        Ensemble.from_pretrained("org/model")
     with pytest.raises(ConfigError, match="2 models and 1 weights"):
         load(*saved, weights=[1])
     with pytest.raises(ConfigError, match="1 models and 2 names"):

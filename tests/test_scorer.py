@@ -47,17 +47,18 @@ def built(config_class: Any, **options: Any) -> PreTrainedModel:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval().double()
+    model.eval().double()
+    assert isinstance(model, PreTrainedModel)
+    return model
 
 
 def old_style(config_class: Any, **options: Any) -> PreTrainedModel:
     torch.manual_seed(0)
     ids = {"bos_token_id": 1, "eos_token_id": 1}
-    return (
-        AutoModelForCausalLM.from_config(config_class(vocab_size=ROWS, **ids, **options))
-        .eval()
-        .double()
-    )
+    model = AutoModelForCausalLM.from_config(config_class(vocab_size=ROWS, **ids, **options))
+    model.eval().double()
+    assert isinstance(model, PreTrainedModel)
+    return model
 
 
 SHORT = {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1}
