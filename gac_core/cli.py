@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gac_core.config import EnsembleConfig, MemberConfig
+from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
 from gac_core.ensemble import POCKET_MEMBERS, Ensemble, Prompt, pocket_folder
 from gac_core.errors import (
     ConfigError,
@@ -129,7 +129,7 @@ def run(
         show = Explanation(ensemble) if explain else Words()
         began = time.perf_counter()
         steps = []
-        for step in ensemble.stream(prompt, **sampling):
+        for step in ensemble.stream(prompt, sampling):
             show.step(step)
             steps.append(step)
         show.end()
@@ -199,6 +199,7 @@ def vocab(
     "words alike" is the share of common words that two tokenizers write with the same pieces.
     Pairs above 90% combine best; others need re-encoded histories, which are the default.
     """
+    common_words = _common_words(words)
     paths = models or [str(pocket_folder(name)) for name in POCKET_MEMBERS]
     loaded = load_tokenizers([MemberConfig(model=path) for path in paths])
     spellers = {name: Speller(t, Vocabulary.of(t)) for name, t in loaded.items()}
@@ -222,7 +223,6 @@ def vocab(
         console.print(Text(refusal, style="yellow"))
     if len(spellers) < 2:
         return
-    common_words = _common_words(words)
     table = Table("pair", "union", "common", "A in B", "B in A", "words alike", box=None)
     for a, b in combinations(spellers, 2):
         found = overlap(spellers[a], spellers[b], common_words)
@@ -353,12 +353,12 @@ def _sampling(
     top_p: float,
     seed: int | None,
     stop: list[str] | None,
-) -> dict[str, Any]:
+) -> SamplingParams:
     options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
     options["stop"] = stop or []
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
-    return options
+    return SamplingParams.of(options)
 
 
 def _with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
@@ -476,10 +476,10 @@ def _quoted(unit: bytes, *, is_end: bool) -> str:
     return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + '"'
 
 
-def _answer(ensemble: Ensemble, prompt: Prompt, sampling: dict[str, Any]) -> str:
+def _answer(ensemble: Ensemble, prompt: Prompt, sampling: SamplingParams) -> str:
     """Show an answer; Ctrl-C stops it and keeps what was written."""
     show, steps = Words(), []
-    with ensemble.stream(prompt, **sampling) as stream:
+    with ensemble.stream(prompt, sampling) as stream:
         try:
             for step in stream:
                 show.step(step)

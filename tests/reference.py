@@ -116,8 +116,7 @@ def slow_ensemble(
 def _canonical_order(members: Sequence[SlowMember], primary: int) -> dict[Unit, int]:
     """The primary's units by id, END at its smallest end id, then all others by bytes."""
     vocabulary = members[primary].vocabulary
-    order: dict[Unit, int] = {}
-    order.update(vocabulary.ids_by_bytes)
+    order: dict[Unit, int] = dict[Unit, int](list(vocabulary.ids_by_bytes.items()))
     order[END] = min(vocabulary.end_ids)
     others = {u for m in members for u in m.vocabulary.ids_by_bytes} - order.keys()
     for n, unit in enumerate(sorted(u for u in others if u is not None)):

@@ -1,0 +1,10 @@
+"""Watch who wanted what: every step carries each member's view."""
+
+from gac_core import Ensemble
+
+QUESTION = "Ben lives in Oslo.\nAda lives in Rome.\n\nWhere does Ada live?"
+
+with Ensemble.pocket() as ensemble:
+    for step in ensemble.stream([{"role": "user", "content": QUESTION}]):
+        views = ", ".join(f"{v.name} {v.top!r} {v.top_prob:.2f}" for v in step.members)
+        print(f"{step.text!r:12} {views}")

@@ -1,0 +1,190 @@
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gac_core import EnsembleConfig
+from gac_core.cli import commented_yaml, main, printable
+from tests.fakes import pair, tokenizer_of
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    root = tmp_path_factory.mktemp("cli")
+    for family in ("chatml", "legacy"):
+        model, tokenizer = pair(family)
+        model.save_pretrained(root / family)
+        tokenizer.save_pretrained(root / family)
+    return str(root / "chatml"), str(root / "legacy")
+
+
+def gac(*arguments: str) -> int:
+    """The exit code of a command."""
+    try:
+        main(arguments)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+def models(folders: tuple[str, str]) -> list[str]:
+    return ["-m", folders[0], "-m", folders[1]]
+
+
+def test_run_in_a_pipe_is_plain_text(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gac("run", *models(folders), "--raw", "Hello", "--max-new-tokens", "7") == 0
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out
+    assert "7 steps, 7 decided together" in err
+    assert "cut at the length limit" in err
+    assert gac("run", *models(folders), "--raw", "Hello", "--max-new-tokens", "7", "-q") == 0
+    again, err = capsys.readouterr()
+    assert (again, err) == (out, "")
+
+
+def test_run_reads_standard_input(
+    folders: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert gac("run", *models(folders), "Hello", "--max-new-tokens", "5", "-q") == 0
+    expected = capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello"))
+    assert gac("run", *models(folders), "--max-new-tokens", "5", "-q") == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_explain_shows_every_members_view(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*models(folders), "--raw", "Hello", "--max-new-tokens", "4", "--explain"]
+    assert gac("run", *arguments, "--method", "cascade", "--threshold", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["step", "chosen", "prob", "by", "chatml", "legacy"]
+    assert [line.split()[0] for line in lines[1:5]] == ["1", "2", "3", "4"]
+    assert all("ensemble" in line for line in lines[1:5])
+    assert gac("run", *arguments, "--method", "cascade", "--threshold", "0") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all("primary" in line and "not asked" in line for line in lines[1:5])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (["run", "-m", "./nowhere", "Hello"], 3, "there is no folder ./nowhere"),
+        (["run", "-c", "nowhere.yaml", "Hello"], 2, "`gac config` writes one"),
+        (["run", "--temperature", "-1", "Hello"], 2, "temperature"),
+        (["run", "--method", "magic", "Hello"], 2, "'every_step' or 'cascade'"),
+        (["run", "--weights", "a,b", "Hello"], 2, "must be numbers with commas"),
+        (["run", "--weights", "1", "Hello"], 2, "3 models and 1 weights"),
+        (["run", "-c", "x.yaml", "-m", "y", "Hello"], 2, "leave --model, --weights out"),
+        (["run", "--raw", "--system", "x", "Hello"], 2, "--system needs a chat prompt"),
+        (["run", "--tempurature", "1", "Hello"], 2, "No such option"),
+        (["vocab", "./nowhere"], 3, "there is no folder"),
+        (["vocab", "--words", "/nowhere"], 2, "--words: /nowhere can not be read"),
+    ],
+)
+def test_errors_are_one_line_and_a_code(
+    arguments: list[str], code: int, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gac(*arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert complaint in err
+    if not err.startswith("Usage"):
+        assert err.startswith("gac: ")
+        assert err.count("\n") == 1
+
+
+def test_a_member_that_fails(
+    folders: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def crash(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("gac_core.kv_memo.KVMemo.forward", crash)
+    monkeypatch.setattr("gac_core.scorer.why_not", lambda _model: None)
+    assert gac("run", *models(folders), "Hello") == 1
+    assert "failed: boom" in capsys.readouterr().err
+
+
+def test_chat_remembers_and_obeys_commands(
+    folders: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    from gac_core import Ensemble
+
+    stream = Ensemble.stream
+
+    def spy(self: Ensemble, prompt: Any, *args: Any, **options: Any) -> Any:
+        asked.append(prompt)
+        return stream(self, prompt, *args, **options)
+
+    monkeypatch.setattr(Ensemble, "stream", spy)
+    lines = "Hello\n\nAgain\n/what\n" + "x" * 3000 + "\n/reset\nAnew\n/quit\nnever\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    assert gac("chat", *models(folders), "--system", "Be kind", "--max-new-tokens", "5") == 0
+    out, err = capsys.readouterr()
+    assert [len(prompt) for prompt in asked] == [2, 4, 6, 2]
+    assert asked[1][2]["role"] == "assistant"
+    assert asked[1][2]["content"].strip() in out
+    assert "There are /reset and /quit" in err
+    assert "shorten the prompt" in err
+    assert "begins anew" in err
+
+
+def test_vocab_compares(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("Hello\nworld\ncapital\n")
+    assert gac("vocab", *folders, "--words", str(words)) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if "chatml - legacy" in line).split()
+    a, b = (set(v) for v in (units(f) for f in ("chatml", "legacy")))
+    assert row[3:5] == [f"{len(a | b):,}", f"{len(a & b):,}"]
+    assert row[-1].endswith("%")
+
+
+def units(family: str) -> Any:
+    from gac_core.vocabulary import Vocabulary
+
+    return Vocabulary.of(tokenizer_of(family)).ids_by_bytes
+
+
+def test_config_writes_yaml_that_loads(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "ensemble.yaml"
+    assert gac("config", *folders, "-o", str(path)) == 0
+    assert [m.model for m in EnsembleConfig.from_yaml(path).members] == list(folders)
+    assert gac("config", *folders, "-o", str(path)) == 2
+    assert "--force" in capsys.readouterr().err
+    assert gac("config", *folders, "-o", str(path), "--force") == 0
+    assert gac("run", "-c", str(path), "Hello", "--max-new-tokens", "2", "-q") == 0
+
+
+def test_every_option_in_the_commented_yaml_is_valid_at_its_default() -> None:
+    text = commented_yaml(["a", "b"])
+    bare = "\n".join(
+        line.replace("# ", "", 1) if "# " in line else line for line in text.splitlines()[1:]
+    )
+    values = yaml.safe_load(bare)
+    assert EnsembleConfig.of(values) == EnsembleConfig.of(
+        {"members": [{"model": "a"}, {"model": "b"}]}
+    )
+    assert set(values) == set(EnsembleConfig.model_fields)
+    assert all(
+        "  # " in line for line in text.splitlines() if ": " in line and "model:" not in line
+    )
+
+
+def test_model_text_can_not_command_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\n\tc\x07") == "a\ufffd[2Jb\n\tc\ufffd"
