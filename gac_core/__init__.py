@@ -1,22 +1,26 @@
 """Several language models with different tokenizers write one text together, token by token."""
 
-from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
-from gac_core.ensemble import Ensemble
-from gac_core.errors import (
-    CannotSpellError,
-    ConfigError,
-    ContextOverflowError,
-    EngineClosedError,
-    GacError,
-    LoadError,
-    MemberError,
-    NonFiniteLogitsError,
-    PromptError,
-    RewritesTextError,
-    VocabularyError,
-)
-from gac_core.steps import MemberUsage, MemberView, Outcome, Output, Step, Usage
-from gac_core.streams import AsyncStream, Stream
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
+    from gac_core.ensemble import Ensemble
+    from gac_core.errors import (
+        CannotSpellError,
+        ConfigError,
+        ContextOverflowError,
+        EngineClosedError,
+        GacError,
+        LoadError,
+        MemberError,
+        NonFiniteLogitsError,
+        PromptError,
+        RewritesTextError,
+        VocabularyError,
+    )
+    from gac_core.steps import MemberUsage, MemberView, Outcome, Output, Step, Usage
+    from gac_core.streams import AsyncStream, Stream
 
 __version__ = "0.1.0"
 
@@ -45,3 +49,35 @@ __all__ = [
     "Usage",
     "VocabularyError",
 ]
+
+# torch and transformers take seconds to import: only who uses a name pays for it.
+_HOMES = {
+    "gac_core.config": ("EnsembleConfig", "MemberConfig", "SamplingParams"),
+    "gac_core.ensemble": ("Ensemble",),
+    "gac_core.errors": (
+        "CannotSpellError",
+        "ConfigError",
+        "ContextOverflowError",
+        "EngineClosedError",
+        "GacError",
+        "LoadError",
+        "MemberError",
+        "NonFiniteLogitsError",
+        "PromptError",
+        "RewritesTextError",
+        "VocabularyError",
+    ),
+    "gac_core.steps": ("MemberUsage", "MemberView", "Outcome", "Output", "Step", "Usage"),
+    "gac_core.streams": ("AsyncStream", "Stream"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,6 +1,8 @@
-"""The `gac` command: run, chat, vocab, config."""
+"""The `gac` command: run, chat, vocab, config.
 
-import math
+What takes seconds to import is imported where it is used, so that help and mistakes answer at once.
+"""
+
 import os
 import sys
 import time
@@ -8,15 +10,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
-from gac_core.ensemble import POCKET_MEMBERS, Ensemble, Prompt, pocket_folder
 from gac_core.errors import (
     ConfigError,
     GacError,
@@ -24,23 +24,17 @@ from gac_core.errors import (
     PromptError,
     VocabularyError,
 )
-from gac_core.loading import load_tokenizers
-from gac_core.overlap import overlap
-from gac_core.prompt import Message
-from gac_core.speller import Speller
-from gac_core.steps import MemberView, Step
-from gac_core.vocabulary import Kind, Vocabulary
+from gac_core.terminal import Explanation, Words, err, out, summary
+
+if TYPE_CHECKING:
+    from gac_core.ensemble import Ensemble, Prompt
+    from gac_core.prompt import Message
 
 EXIT_CODES: Final = (
     "Exit codes: 0 done; 1 a member failed; 2 a wrong option, file or prompt; 3 a model or "
     "tokenizer can not be used; 130 interrupted."
 )
 _FAILED, _WRONG, _UNUSABLE, _INTERRUPTED = 1, 2, 3, 130
-
-# How words look on a terminal, by who decided them.
-ALONE: Final = ""
-AGREED: Final = "green"
-SETTLED: Final = "bold yellow"
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -126,7 +120,7 @@ def run(
     placed = Placement(model, config, weights, method, threshold, device, dtype)
     sampling = _sampling(max_new_tokens, temperature, top_p, seed, stop)
     with placed.load() as ensemble:
-        show = Explanation(ensemble) if explain else Words()
+        show = Explanation([m.name for m in ensemble.members]) if explain else Words()
         began = time.perf_counter()
         steps = []
         for step in ensemble.stream(prompt, sampling):
@@ -134,7 +128,7 @@ def run(
             steps.append(step)
         show.end()
         if not quiet:
-            _summary(steps, time.perf_counter() - began)
+            summary(steps, time.perf_counter() - began)
 
 
 @app.command()
@@ -161,23 +155,23 @@ def chat(
     sampling = _sampling(max_new_tokens, temperature, top_p, seed, None)
     with placed.load() as ensemble:
         names = ", ".join(member.name for member in ensemble.members)
-        _err().print(
+        err().print(
             f"{names} write together. /reset begins anew, /quit leaves.", style="dim", markup=False
         )
         messages: list[Message] = []
         while (line := _read_line()) is not None:
             if line == "/reset":
                 messages = []
-                _err().print("The conversation begins anew.", style="dim")
+                err().print("The conversation begins anew.", style="dim")
                 continue
             if line.startswith("/"):
-                _err().print("There are /reset and /quit.", style="dim")
+                err().print("There are /reset and /quit.", style="dim")
                 continue
             asked = [*messages, {"role": "user", "content": line}]
             try:
                 answer = _answer(ensemble, _with_system(asked, system), sampling)
             except PromptError as error:
-                _err().print(f"{error}; /reset begins anew", style="red", markup=False)
+                err().print(f"{error}; /reset begins anew", style="red", markup=False)
                 continue
             messages = [*asked, {"role": "assistant", "content": answer}]
 
@@ -199,11 +193,17 @@ def vocab(
     "words alike" is the share of common words that two tokenizers write with the same pieces.
     Pairs above 90% combine best; others need re-encoded histories, which are the default.
     """
+    from gac_core.ensemble import POCKET_MEMBERS, pocket_folder
+    from gac_core.loading import load_tokenizers
+    from gac_core.overlap import overlap
+    from gac_core.speller import Speller
+    from gac_core.vocabulary import Kind, Vocabulary
+
     common_words = _common_words(words)
     paths = models or [str(pocket_folder(name)) for name in POCKET_MEMBERS]
     loaded = load_tokenizers([MemberConfig(model=path) for path in paths])
     spellers = {name: Speller(t, Vocabulary.of(t)) for name, t in loaded.items()}
-    console = _out()
+    console = out()
     table = Table("tokenizer", "text", "control", "end", "twins", "can join", box=None)
     refusals = []
     for name, speller in spellers.items():
@@ -239,7 +239,7 @@ def vocab(
     everything = set().union(*(s.vocabulary.ids_by_bytes for s in spellers.values()))
     console.print(f"\nunion of all: {len(everything):,} units of text and the end", highlight=False)
     if not common_words:
-        _err().print(
+        err().print(
             "For the share of words alike: pip install wordfreq, or --words FILE", style="dim"
         )
 
@@ -313,8 +313,10 @@ class Placement:
     device: str
     dtype: str
 
-    def load(self) -> Ensemble:
+    def load(self) -> "Ensemble":
         """Load it; progress bars on a terminal only."""
+        from gac_core.ensemble import Ensemble
+
         options: dict[str, Any] = {}
         if self.method is not None:
             options["method"] = self.method
@@ -361,7 +363,7 @@ def _sampling(
     return SamplingParams.of(options)
 
 
-def _with_system(messages: Sequence[Message], system: str | None) -> list[Message]:
+def _with_system(messages: Sequence["Message"], system: str | None) -> list["Message"]:
     first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     return [*first, *messages]
 
@@ -379,104 +381,7 @@ def _common_words(path: Path | None) -> list[str]:
     return list(top_n_list("en", 5000))
 
 
-# ------------------------------------------------ showing
-
-
-def _out() -> Console:
-    return Console(highlight=False, soft_wrap=True)
-
-
-def _err() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def style_of(step: Step) -> str:
-    """How a step's words look: who decided, and whether they agreed."""
-    if step.decided_by == "primary" or len(step.members) < 2:
-        return ALONE
-    return AGREED if len({view.top for view in step.members}) == 1 else SETTLED
-
-
-def printable(text: str) -> str:
-    """Text without the control characters a terminal would obey."""
-    return "".join(c if c >= " " or c in "\n\t" else "\ufffd" for c in text.replace("\x7f", ""))
-
-
-class Words:
-    """The answer word by word."""
-
-    def __init__(self) -> None:
-        self._console = _out()
-
-    def step(self, step: Step) -> None:
-        """Show what became certain with this step."""
-        if self._console.is_terminal:
-            self._console.print(Text(printable(step.text), style=style_of(step)), end="")
-        else:
-            self._console.file.write(step.text)
-        self._console.file.flush()
-
-    def end(self) -> None:
-        """End the last line."""
-        self._console.file.write("\n")
-        self._console.file.flush()
-
-
-class Explanation:
-    """A line per step: the unit, its probability, who decided, and each member's view."""
-
-    def __init__(self, ensemble: Ensemble) -> None:
-        self._console = _out()
-        self._names = [member.name for member in ensemble.members]
-        head = ["step", "chosen", "prob", "by", *self._names]
-        self._line([f"{cell:<{w}}" for cell, w in zip(head, self._widths(), strict=True)], "bold")
-        self._count = 0
-        self._answer = ""
-
-    def step(self, step: Step) -> None:
-        """Show one step."""
-        self._count += 1
-        self._answer += step.text
-        views = {view.name: view for view in step.members}
-        chosen = _quoted(step.unit, is_end=step.is_end)
-        cells = [
-            f"{self._count}",
-            chosen,
-            f"{math.exp(step.logprob):.3f}",
-            step.decided_by,
-        ]
-        cells += [_seen(views.get(name), step) for name in self._names]
-        padded = [f"{cell:<{width}}" for cell, width in zip(cells, self._widths(), strict=True)]
-        self._line(padded, style_of(step))
-
-    def end(self) -> None:
-        """Show the whole answer."""
-        self._line([""], "")
-        self._line([printable(self._answer)], "")
-
-    def _widths(self) -> list[int]:
-        return [4, 16, 5, 8, *(26 for _ in self._names)]
-
-    def _line(self, cells: Sequence[str], style: str) -> None:
-        self._console.print(Text("  ".join(cells).rstrip(), style=style))
-
-
-def _seen(view: MemberView | None, step: Step) -> str:
-    """A member's top unit and, where it is another one, what it gave the chosen unit."""
-    if view is None:
-        return "not asked"
-    top = f"{_quoted(view.top, is_end=not view.top)} {view.top_prob:.3f}"
-    return top if view.top == step.unit else f"{top} ({view.prob:.3f})"
-
-
-def _quoted(unit: bytes, *, is_end: bool) -> str:
-    if is_end:
-        return "<end>"
-    text = unit.decode(errors="backslashreplace")
-    return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + '"'
-
-
-def _answer(ensemble: Ensemble, prompt: Prompt, sampling: SamplingParams) -> str:
+def _answer(ensemble: "Ensemble", prompt: "Prompt", sampling: SamplingParams) -> str:
     """Show an answer; Ctrl-C stops it and keeps what was written."""
     show, steps = Words(), []
     with ensemble.stream(prompt, sampling) as stream:
@@ -485,7 +390,7 @@ def _answer(ensemble: Ensemble, prompt: Prompt, sampling: SamplingParams) -> str
                 show.step(step)
                 steps.append(step)
         except KeyboardInterrupt:
-            _err().print(" [stopped]", style="dim", end="", markup=False)
+            err().print(" [stopped]", style="dim", end="", markup=False)
     show.end()
     return "".join(step.text for step in steps)
 
@@ -501,21 +406,6 @@ def _read_line() -> str | None:
             return None
         if line:
             return line
-
-
-def _summary(steps: Sequence[Step], seconds: float) -> None:
-    outcome = steps[-1].outcome
-    assert outcome is not None
-    usage = outcome.usage
-    disagreed = sum(style_of(step) == SETTLED for step in steps)
-    shares = [f"{usage.steps} steps"]
-    if len(usage.members) > 1:
-        shares.append(f"{usage.fused_steps} decided together")
-        shares.append(f"{disagreed} in disagreement")
-    shares.append(f"{usage.steps / seconds:.0f} steps/s")
-    if outcome.finish_reason == "length":
-        shares.append("cut at the length limit")
-    _err().print("[" + ", ".join(shares) + "]", style="dim", markup=False)
 
 
 # ------------------------------------------------ entry
@@ -540,7 +430,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 
 def _exit(error: GacError, code: int) -> None:
-    _err().print(Text("gac: " + " ".join(str(error).split()), style="red"))
+    err().print(Text("gac: " + " ".join(str(error).split()), style="red"))
     sys.exit(code)
 
 

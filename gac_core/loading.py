@@ -187,6 +187,8 @@ def _load_model(config: MemberConfig, folder: str, index: int) -> PreTrainedMode
     if config.device_map is not None:
         options["device_map"] = config.device_map
         options["max_memory"] = config.max_memory
+    elif config.quantization is not None:  # quantized weights can not be moved afterwards
+        options["device_map"] = {"": pick_device(config.device, index)}
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
         model: PreTrainedModel

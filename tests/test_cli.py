@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from gac_core import EnsembleConfig
-from gac_core.cli import commented_yaml, main, printable
+from gac_core.cli import commented_yaml, main
+from gac_core.terminal import printable
 from tests.fakes import pair, tokenizer_of
 
 

@@ -1,0 +1,127 @@
+"""How answers look on a terminal and in a pipe."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from gac_core.steps import MemberView, Step
+
+# How words look, by who decided them.
+ALONE: Final = ""
+AGREED: Final = "green"
+SETTLED: Final = "bold yellow"
+
+
+def out() -> Console:
+    """Standard output."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def err() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def style_of(step: Step) -> str:
+    """How a step's words look: who decided, and whether they agreed."""
+    if step.decided_by == "primary" or len(step.members) < 2:
+        return ALONE
+    return AGREED if len({view.top for view in step.members}) == 1 else SETTLED
+
+
+def printable(text: str) -> str:
+    """Text without the control characters a terminal would obey."""
+    return "".join(c if c >= " " or c in "\n\t" else "\ufffd" for c in text.replace("\x7f", ""))
+
+
+class Words:
+    """The answer word by word."""
+
+    def __init__(self) -> None:
+        self._console = out()
+
+    def step(self, step: Step) -> None:
+        """Show what became certain with this step."""
+        if self._console.is_terminal:
+            self._console.print(Text(printable(step.text), style=style_of(step)), end="")
+        else:
+            self._console.file.write(step.text)
+        self._console.file.flush()
+
+    def end(self) -> None:
+        """End the last line."""
+        self._console.file.write("\n")
+        self._console.file.flush()
+
+
+class Explanation:
+    """A line per step: the unit, its probability, who decided, and each member's view."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._console = out()
+        self._names = list(names)
+        head = ["step", "chosen", "prob", "by", *self._names]
+        self._line([f"{cell:<{w}}" for cell, w in zip(head, self._widths(), strict=True)], "bold")
+        self._count = 0
+        self._answer = ""
+
+    def step(self, step: Step) -> None:
+        """Show one step."""
+        self._count += 1
+        self._answer += step.text
+        views = {view.name: view for view in step.members}
+        chosen = _quoted(step.unit, is_end=step.is_end)
+        cells = [
+            f"{self._count}",
+            chosen,
+            f"{math.exp(step.logprob):.3f}",
+            step.decided_by,
+        ]
+        cells += [_seen(views.get(name), step) for name in self._names]
+        padded = [f"{cell:<{width}}" for cell, width in zip(cells, self._widths(), strict=True)]
+        self._line(padded, style_of(step))
+
+    def end(self) -> None:
+        """Show the whole answer."""
+        self._line([""], "")
+        self._line([printable(self._answer)], "")
+
+    def _widths(self) -> list[int]:
+        return [4, 16, 5, 8, *(26 for _ in self._names)]
+
+    def _line(self, cells: Sequence[str], style: str) -> None:
+        self._console.print(Text("  ".join(cells).rstrip(), style=style))
+
+
+def _seen(view: MemberView | None, step: Step) -> str:
+    """A member's top unit and, where it is another one, what it gave the chosen unit."""
+    if view is None:
+        return "not asked"
+    top = f"{_quoted(view.top, is_end=not view.top)} {view.top_prob:.3f}"
+    return top if view.top == step.unit else f"{top} ({view.prob:.3f})"
+
+
+def _quoted(unit: bytes, *, is_end: bool) -> str:
+    if is_end:
+        return "<end>"
+    text = unit.decode(errors="backslashreplace")
+    return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + '"'
+
+
+def summary(steps: Sequence[Step], seconds: float) -> None:
+    """Tell on standard error what the answer took."""
+    outcome = steps[-1].outcome
+    assert outcome is not None
+    usage = outcome.usage
+    disagreed = sum(style_of(step) == SETTLED for step in steps)
+    shares = [f"{usage.steps} steps"]
+    if len(usage.members) > 1:
+        shares.append(f"{usage.fused_steps} decided together")
+        shares.append(f"{disagreed} in disagreement")
+    shares.append(f"{usage.steps / seconds:.0f} steps/s")
+    if outcome.finish_reason == "length":
+        shares.append("cut at the length limit")
+    err().print("[" + ", ".join(shares) + "]", style="dim", markup=False)
