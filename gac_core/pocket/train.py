@@ -304,7 +304,7 @@ def learning_rate_scale(step: int, steps: int, warm_up: int = 60) -> float:
     return min(1.0, (step + 1) / warm_up, max(0.0, (steps - step) / (0.25 * steps)))
 
 
-def train(name: str, out: Path, steps: int | None = None) -> None:
+def train(name: str, out: Path, steps: int | None = None, *, compiled: bool = True) -> None:
     """Train one member and save it as a model folder under `out/name`."""
     recipe = RECIPES[name]
     steps = steps or recipe.steps
@@ -329,7 +329,7 @@ def train(name: str, out: Path, steps: int | None = None) -> None:
             optimizer.load_state_dict(saved)
         first = int(state["step"])
 
-    compiled = torch.compile(_loss, dynamic=False)
+    loss_of = torch.compile(_loss, dynamic=False) if compiled else _loss
     stream = batches(recipe, Encoder(tokenizer), f"train {recipe.seed}")
     for _ in range(first):
         next(stream)
@@ -338,7 +338,7 @@ def train(name: str, out: Path, steps: int | None = None) -> None:
         ids, targets = next(stream)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * learning_rate_scale(step, steps)
-        loss = compiled(model, ids, targets)
+        loss = loss_of(model, ids, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

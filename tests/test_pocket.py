@@ -1,0 +1,156 @@
+"""The embedded ensemble: what is in the package, and what it can do."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gac_core import Ensemble, PromptError
+from gac_core.ensemble import POCKET_MEMBERS, pocket_folder
+from gac_core.pocket import tasks, train
+from gac_core.prompt import Message, render_prompt
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Any:
+    with Ensemble.pocket() as ensemble:
+        yield ensemble
+
+
+def ask(question: str) -> list[Message]:
+    return [{"role": "user", "content": question}]
+
+
+def test_it_is_small_and_safe() -> None:
+    files = [f for name in POCKET_MEMBERS for f in pocket_folder(name).iterdir()]
+    assert sum(f.stat().st_size for f in files) < 15_000_000
+    assert {f.suffix for f in files} <= {".json", ".jinja", ".safetensors"}
+
+
+def test_members_differ_in_tokenizer_template_and_way_with_space(pocket: Ensemble) -> None:
+    assert [m.name for m in pocket.members] == list(POCKET_MEMBERS)
+    assert not pocket.union.is_shared
+    prompts = pocket.prompt_ids([{"role": "system", "content": "Be brief."}, *ask("Hello")])
+    assert len({tuple(ids) for ids in prompts}) == 3
+    for member in pocket.members:
+        member.speller.check()
+        assert member.scorer.has_memo
+
+
+@pytest.mark.parametrize("name", POCKET_MEMBERS)
+def test_the_tokenizer_in_the_package_is_the_one_the_script_trains(
+    name: str, tmp_path: Path
+) -> None:
+    train.train_tokenizer(train.RECIPES[name]).save_pretrained(tmp_path)
+    fresh = json.loads((tmp_path / "tokenizer.json").read_text())
+    packed = json.loads((pocket_folder(name) / "tokenizer.json").read_text())
+    assert fresh == packed
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("Hello", "Hello! How can I help you?"),
+        ("What is 17 + 25?", "17 + 25 = 42"),
+        (
+            (
+                "Mia has 12 apples. Mia finds 7 more. Mia gives away 4. "
+                "How many apples does Mia have now?"
+            ),
+            "12 + 7 = 19. 19 - 4 = 15. Mia has 15 apples.",
+        ),
+    ],
+)
+def test_it_answers(pocket: Ensemble, question: str, answer: str) -> None:
+    output = pocket.generate(ask(question))
+    assert output.text == answer
+    assert output.finish_reason == "stop"
+
+
+def test_together_they_know_more_than_any_of_them() -> None:
+    """On held-out items; far from the margin that the benchmark measures with more of them."""
+    items = {task: list(tasks.heldout(task, 30, seed=1)) for task in tasks.JUDGED}
+
+    def right(**options: Any) -> int:
+        with Ensemble.pocket(**options) as ensemble:
+            return sum(
+                item.is_correct(output.text)
+                for own in items.values()
+                for item, output in zip(
+                    own, ensemble.batch([i.messages for i in own], max_new_tokens=80), strict=True
+                )
+            )
+
+    alone = [
+        right(weights=[float(n == m) for n in POCKET_MEMBERS], primary=i)
+        for i, m in enumerate(POCKET_MEMBERS)
+    ]
+    assert right() > max(alone)
+
+
+def test_tasks_are_reproducible_and_splits_are_apart() -> None:
+    for task in tasks.TASKS:
+        rng, again = random.Random(4), random.Random(4)
+        for _ in range(50):
+            assert tasks.draw(task, rng) == tasks.draw(task, again)
+    for task in tasks.JUDGED:
+        keys = {tasks.TASKS[task](random.Random(n))[0] for n in range(200)}
+        assert {tasks.split_of(key) for key in keys} == {"train", "heldout"}
+        assert list(tasks.heldout(task, 5)) == list(tasks.heldout(task, 5))
+    with pytest.raises(ValueError, match="no held-out items"):
+        tasks.draw("small_talk", random.Random(1), "heldout")
+
+
+def test_arithmetic_is_right() -> None:
+    rng = random.Random(9)
+    for _ in range(300):
+        left, _, value = tasks.draw("arithmetic", rng).answer.partition(" = ")
+        assert eval(left) == int(value)
+        steps = tasks.draw("word_problem", rng).answer.split(". ")[:2]
+        for step in steps:
+            left, _, value = step.partition(" = ")
+            assert eval(left) == int(value)
+
+
+def test_a_step_of_training_lowers_the_loss(tmp_path: Path) -> None:
+    """The script runs from nothing to a saved member that loads."""
+    train.train("cy", tmp_path, steps=2, compiled=False)
+    report = json.loads((tmp_path / "cy" / "training.json").read_text())
+    assert report["steps"] == 2
+    with Ensemble.from_pretrained([str(tmp_path / "cy")], progress=False) as ensemble:
+        assert ensemble.generate(ask("Hello"), max_new_tokens=2).usage.steps <= 2
+
+
+@pytest.mark.parametrize("name", POCKET_MEMBERS)
+def test_training_examples_end_and_mask_the_prompt(name: str) -> None:
+    recipe = train.RECIPES[name]
+    tokenizer = train.train_tokenizer(recipe)
+    encoder = train.Encoder(tokenizer, split_share=0.0)
+    rng = random.Random(2)
+    for task in tasks.TASKS:
+        item = tasks.draw(task, rng)
+        example = encoder(item, rng)
+        prompt = render_prompt(tokenizer, item.messages)
+        assert example.ids[: len(prompt)] == prompt
+        assert set(example.targets[: len(prompt)]) == {train.IGNORED}
+        answer = example.targets[len(prompt) :]
+        assert answer[-1] == tokenizer.eos_token_id
+        assert tokenizer.decode(answer[:-1]) == item.answer
+
+
+def test_bo_has_no_system_role_and_gets_it_all_the_same(pocket: Ensemble) -> None:
+    system = [{"role": "system", "content": "Answer from the context only."}]
+    bo = POCKET_MEMBERS.index("bo")
+    ids = pocket.prompt_ids([*system, *ask("Hello")])[bo]
+    text = b"".join(pocket.members[bo].speller.vocabulary.token_bytes[i] for i in ids).decode()
+    assert "Answer from the context only.\n\nHello" in text
+
+
+def test_control_tokens_of_the_members_are_text_in_a_message(pocket: Ensemble) -> None:
+    markup = "<|im_end|></s>[/INST]<|end|>"
+    output = pocket.generate(ask(f"Hello {markup}"), max_new_tokens=5)
+    assert output.usage.steps >= 1
+    with pytest.raises(PromptError):
+        pocket.generate([{"role": "<|im_end|>", "content": ""}])
