@@ -325,6 +325,8 @@ class Placement:
         if self.config is not None:
             if self.models or self.weights:
                 raise ConfigError("--config names models and weights; leave --model, --weights out")
+            if (self.device, self.dtype) != ("auto", "auto"):
+                raise ConfigError("--config names devices and dtypes; leave --device, --dtype out")
             config = EnsembleConfig.from_yaml(self.config)
             if options:
                 config = EnsembleConfig.of({**config.model_dump(), **options})
@@ -332,6 +334,8 @@ class Placement:
         if self.weights is not None:
             options["weights"] = _numbers(self.weights)
         if not self.models:
+            if (self.device, self.dtype) != ("auto", "auto"):
+                raise ConfigError("the pocket ensemble runs on the CPU; --device needs --model")
             return Ensemble.pocket(**options)
         return Ensemble.from_pretrained(
             self.models,

@@ -12,7 +12,10 @@ MAX_SEED: Final = 2**63 - 1
 
 
 class _Checked(BaseModel):
-    """Frozen, and an unknown name is an error. Errors are `ConfigError`, one line each."""
+    """Frozen, and an unknown name is an error.
+
+    The constructors raise pydantic's `ValidationError`, `of` the same as one-line `ConfigError`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -57,6 +60,12 @@ class SamplingParams(_Checked):
     )
     logprobs: bool = Field(False, description="keep the most probable units of each step")
     top_logprobs: int = Field(5, ge=0, le=100, description="how many, with logprobs")
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if "top_logprobs" in self.model_fields_set and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs=True")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -111,8 +120,10 @@ class EnsembleConfig(_Checked):
         "every_step", description="every_step, or cascade: only where the primary is unsure"
     )
     fusion: Literal["mean"] = Field("mean", description="mean: the weighted average")
-    threshold: float = Field(
-        0.5, ge=0.0, description="cascade: the primary decides alone above this probability"
+    threshold: float | None = Field(
+        None,
+        ge=0.0,
+        description="cascade: the primary decides alone above this probability; 0.5 if left out",
     )
     primary: int = Field(0, ge=0, description="index of the member asked first")
     history: Literal["reencode", "append"] = Field(
@@ -134,6 +145,8 @@ class EnsembleConfig(_Checked):
             raise ValueError(
                 f"the primary (member {self.primary}) has weight 0; choose another primary"
             )
+        if self.threshold is not None and self.method != "cascade":
+            raise ValueError(f"threshold needs method cascade; {self.method} fuses every step")
         given = [m.name for m in self.members if m.name is not None]
         if len(set(given)) < len(given):
             raise ValueError(f"two members have the same name: {given}")

@@ -7,12 +7,15 @@ Where all members share one device the engine's thread computes itself; else eac
 worker thread, so that they compute at the same time.
 """
 
+import atexit
 import itertools
 import queue
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -26,6 +29,16 @@ from gac_core.scorer import Query, Scorer
 from gac_core.steps import Step
 
 OnError = Callable[[BaseException], None]
+
+
+_ENGINES: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """No model may be computing while the interpreter goes away."""
+    for engine in list(_ENGINES):
+        engine.close()
 
 
 class Ticket:
@@ -92,6 +105,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._is_closed = False
         self._serials = itertools.count()
+        _ENGINES.add(self)
         # Below: the engine's thread only.
         self._waiting: deque[Ticket] = deque()
         self._flights: dict[Ticket, _Flight] = {}
@@ -110,7 +124,8 @@ class Engine:
         def deliver(step: Step) -> None:
             ticket = ticket_of[0]
             if not ticket.is_over:
-                ticket.is_over = step.outcome is not None
+                if step.outcome is not None:
+                    ticket.is_over = True
                 sink(step)
 
         ticket = Ticket(self, Run(method, request, deliver), on_error)
@@ -128,15 +143,18 @@ class Engine:
         """Wake the engine because a ticket changed."""
         self._inbox.put(ticket)
 
+    def stop(self) -> None:
+        """Have the engine stop soon, without waiting; may be called by a finalizer, anywhere."""
+        self._is_closed = True
+        self._inbox.put(None)
+
     def close(self) -> None:
         """Stop; requests that are not finished fail with `EngineClosedError`."""
         with self._lock:
-            self._is_closed = True
+            self.stop()
             thread = self._thread
-        if thread is not None:
-            self._inbox.put(None)
-            if thread is not threading.current_thread():
-                thread.join()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
 
     # ------------------------------------------------ the engine's thread
 
@@ -152,7 +170,7 @@ class Engine:
             error = bug
             raise
         finally:
-            with self._lock:
+            with self._lock:  # whoever is submitting has put its ticket before this
                 self._is_closed = True
             for worker in self._workers:
                 worker.close()
@@ -276,7 +294,8 @@ class _Worker:
         if self._executor is None:
             task()
         else:
-            self._executor.submit(task)
+            with suppress(RuntimeError):  # the interpreter is shutting down
+                self._executor.submit(task)
 
     def start(self, batch: _Batch, scorer: Scorer, post: Callable[[_Batch], None]) -> None:
         """Compute a batch and post it back."""

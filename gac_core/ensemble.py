@@ -13,21 +13,18 @@ from typing import Any, Final, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gac_core import fusion
+from gac_core.assembly import Assembly, config_of, fitted, load_used
 from gac_core.config import MAX_SEED, EnsembleConfig, MemberConfig, SamplingParams
-from gac_core.engine import Engine, OnError, Ticket
-from gac_core.errors import ConfigError, ContextOverflowError, EngineClosedError, PromptError
-from gac_core.loading import Loaded, load_members, member_names
+from gac_core.engine import OnError, Ticket
+from gac_core.errors import CannotSpellError, ConfigError, EngineClosedError, PromptError
+from gac_core.loading import Loaded, member_names
 from gac_core.methods import METHODS
-from gac_core.prompt import Message, check_text, opens_with_space, render_prompt
-from gac_core.request import Member, Request, Settings
+from gac_core.prompt import Message, check_text, render_prompt
+from gac_core.request import Member, Request
 from gac_core.run import Sink
-from gac_core.scorer import Scorer
-from gac_core.speller import Speller
 from gac_core.steps import Output
 from gac_core.streams import AsyncStream, Stream
-from gac_core.union import Union, check_spelling
-from gac_core.vocabulary import Vocabulary
+from gac_core.union import Union
 
 Prompt = str | Sequence[Message]
 
@@ -37,45 +34,6 @@ POCKET_MEMBERS: Final = ("ada", "bo", "cy")
 def pocket_folder(name: str) -> Path:
     """Where an embedded member is."""
     return Path(str(files("gac_core.pocket"))) / "members" / name
-
-
-class _Parts:
-    """What an ensemble is made of once it is loaded."""
-
-    def __init__(self, config: EnsembleConfig, loaded: Sequence[Loaded]) -> None:
-        total = sum(config.weights)
-        used = [i for i, weight in enumerate(config.weights) if weight > 0]
-        self.tokenizers = [member.tokenizer for member in loaded]
-        members = []
-        for index, member in zip(used, loaded, strict=True):
-            scorer = Scorer(member.model, member.name)
-            vocabulary = Vocabulary.of(
-                member.tokenizer,
-                rows=scorer.rows,
-                end_ids=member.end_ids,
-                text_tokens=member.text_tokens,
-            )
-            members.append(
-                Member(
-                    member.name,
-                    scorer,
-                    Speller(member.tokenizer, vocabulary),
-                    config.weights[index] / total,
-                    opens_with_space(member.tokenizer, vocabulary),
-                )
-            )
-        check_spelling([m.speller for m in members])
-        primary = used.index(config.primary)
-        self.settings = Settings(
-            tuple(members),
-            Union([m.speller.vocabulary for m in members], primary, members[primary].scorer.device),
-            fusion.RULES[config.fusion],
-            config.threshold,
-            primary,
-            config.history,
-        )
-        self.engine = Engine(members, config.max_batch)
-        self.render_lock = threading.Lock()  # tokenizers are not made for many threads
 
 
 class Ensemble:
@@ -95,7 +53,7 @@ class Ensemble:
     ) -> None:
         self.config = config
         self._load = load
-        self._parts: _Parts | None = None
+        self._parts: Assembly | None = None
         self._parts_lock = threading.Lock()
         self._is_closed = False
         if not lazy:
@@ -116,8 +74,8 @@ class Ensemble:
             MemberConfig(model=str(pocket_folder(name)), name=name, device="cpu", dtype="float32")
             for name in POCKET_MEMBERS
         ]
-        config = _config_of(members, options)
-        return cls(config, partial(_load, config, progress=False), lazy=lazy)
+        config = config_of(members, options)
+        return cls(config, partial(load_used, config, progress=False), lazy=lazy)
 
     @classmethod
     def from_pretrained(
@@ -156,14 +114,18 @@ class Ensemble:
             raise ConfigError("models must be a list of folders or hub names, one or more")
         placed = {"device": device, "device_map": device_map, "max_memory": max_memory}
         members = [MemberConfig.of({"model": str(m), "dtype": dtype, **placed}) for m in models]
-        config = _config_of(members, {"weights": weights, **options})
-        return cls(config, partial(_load, config, progress=progress), lazy=lazy)
+        config = config_of(members, {"weights": weights, **options})
+        return cls(config, partial(load_used, config, progress=progress), lazy=lazy)
 
     @classmethod
     def from_config(
-        cls, config: EnsembleConfig | str | Path, *, lazy: bool = False, progress: bool = True
+        cls,
+        config: EnsembleConfig | dict[str, Any] | str | Path,
+        *,
+        lazy: bool = False,
+        progress: bool = True,
     ) -> "Ensemble":
-        """Load what a configuration, or a YAML file of one, names.
+        """Load what a configuration, its values, or a YAML file of them, names.
 
         Raises:
             ConfigError: the file is missing or wrong.
@@ -171,9 +133,11 @@ class Ensemble:
             VocabularyError: a tokenizer can not take part.
 
         """
-        if not isinstance(config, EnsembleConfig):
+        if isinstance(config, dict):
+            config = EnsembleConfig.of(config)
+        elif not isinstance(config, EnsembleConfig):
             config = EnsembleConfig.from_yaml(config)
-        return cls(config, partial(_load, config, progress=progress), lazy=lazy)
+        return cls(config, partial(load_used, config, progress=progress), lazy=lazy)
 
     @classmethod
     def from_models(
@@ -197,10 +161,10 @@ class Ensemble:
             raise ConfigError(f"there are {len(models)} models and {len(names)} names")
         paths = [model.name_or_path or "model" for model, _ in models]
         members = [
-            MemberConfig(model=path, name=names[i] if names else None)
+            MemberConfig.of({"model": path, "name": names[i] if names else None})
             for i, path in enumerate(paths)
         ]
-        config = _config_of(members, {"weights": weights, **options})
+        config = config_of(members, {"weights": weights, **options})
         shown = member_names(config.members)
         loaded = [
             Loaded(shown[i], model.eval(), tokenizer)
@@ -235,7 +199,7 @@ class Ensemble:
         self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
     ) -> Stream:
         """The steps of an answer as they are made; see `generate`."""
-        return Stream(self._submission(prompt, params, options))
+        return Stream(self._submission(prompt, params, options), owner=self)
 
     def batch(
         self, prompts: Sequence[Prompt], params: SamplingParams | None = None, **options: Any
@@ -264,16 +228,19 @@ class Ensemble:
         self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
     ) -> AsyncStream:
         """`stream` for asyncio. Must be called while an event loop runs."""
-        return AsyncStream(self._submission(prompt, params, options))
+        return AsyncStream(self._submission(prompt, params, options), owner=self)
 
     async def abatch(
         self, prompts: Sequence[Prompt], params: SamplingParams | None = None, **options: Any
     ) -> list[Output]:
         """`batch` for asyncio."""
         _check_batch(prompts)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self.agenerate(p, params, **options)) for p in prompts]
-        return [task.result() for task in tasks]
+        tasks = [asyncio.ensure_future(self.agenerate(p, params, **options)) for p in prompts]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -302,7 +269,10 @@ class Ensemble:
         members = parts.settings.members
         if isinstance(prompt, str):
             check_text(prompt, "the prompt")
-            ids = [member.speller.encode_prompt(prompt) for member in members]
+            try:
+                ids = [member.speller.encode_prompt(prompt) for member in members]
+            except CannotSpellError as error:
+                raise PromptError(f"the prompt can not be read by every member: {error}") from error
         else:
             with parts.render_lock:
                 ids = [render_prompt(tokenizer, prompt) for tokenizer in parts.tokenizers]
@@ -319,8 +289,14 @@ class Ensemble:
         with self._parts_lock:
             self._is_closed = True
             parts, self._parts = self._parts, None
+            self._load = list  # which may hold the models, too
         if parts is not None:
             parts.engine.close()
+            self._finalizer.detach()
+
+    async def aclose(self) -> None:
+        """`close` for asyncio."""
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self
@@ -333,18 +309,29 @@ class Ensemble:
     ) -> None:
         self.close()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
     def __repr__(self) -> str:
         return f"Ensemble({', '.join(member_names(self.config.members))}; {self.config.method})"
 
     # ------------------------------------------------ inside
 
-    def _loaded(self) -> _Parts:
+    def _loaded(self) -> Assembly:
         with self._parts_lock:
             if self._is_closed:
                 raise EngineClosedError("the ensemble is closed; load it again")
             if self._parts is None:
-                self._parts = _Parts(self.config, self._load())
-                weakref.finalize(self, self._parts.engine.close)
+                self._parts = Assembly(self.config, self._load())
+                self._finalizer = weakref.finalize(self, self._parts.engine.stop)
             return self._parts
 
     async def _astart(
@@ -358,69 +345,21 @@ class Ensemble:
         self, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
     ) -> Callable[[Sink, OnError], Ticket]:
         """The checked request, ready to be submitted with a sink."""
-        sampling = params or SamplingParams()
+        sampling = SamplingParams() if params is None else params
+        if not isinstance(sampling, SamplingParams):
+            raise ConfigError(f"params must be SamplingParams, not {type(params).__name__}")
         if options:
             given = {name: getattr(sampling, name) for name in sampling.model_fields_set}
             sampling = SamplingParams.of({**given, **options})
         if sampling.seed is None:
-            sampling = sampling.model_copy(update={"seed": secrets.randbelow(MAX_SEED)})
+            seed = secrets.randbelow(MAX_SEED) if sampling.temperature else 0
+            sampling = sampling.model_copy(update={"seed": seed})
         parts = self._loaded()
         ids = self.prompt_ids(prompt)
-        sampling = _fitted(sampling, parts.settings.members, ids)
+        sampling = fitted(sampling, parts.settings.members, ids)
         request = Request(parts.settings, ids, sampling, is_chat=not isinstance(prompt, str))
         method = METHODS[self.config.method]
         return partial(parts.engine.submit, method, request)
-
-
-def _fitted(
-    sampling: SamplingParams, members: Sequence[Member], prompts: Sequence[Sequence[int]]
-) -> SamplingParams:
-    """Sampling whose answer fits every member: a length that was not asked for gives way.
-
-    Raises:
-        ContextOverflowError: there is no room for the answer asked for.
-
-    """
-    asked = "max_new_tokens" in sampling.model_fields_set
-    room = sampling.max_new_tokens
-    for member, ids in zip(members, prompts, strict=True):
-        limit = member.scorer.context_size
-        if limit is None:
-            continue
-        needed = sampling.max_new_tokens if asked else 1
-        if len(ids) + needed > limit:
-            raise ContextOverflowError(
-                f"the prompt has {len(ids)} tokens for {member.name} and the answer may have "
-                f"{needed}, but its context holds {limit}; shorten the prompt"
-                + (" or lower max_new_tokens" if asked and len(ids) < limit else "")
-            )
-        room = min(room, limit - len(ids))
-    return sampling if asked else sampling.model_copy(update={"max_new_tokens": room})
-
-
-def _config_of(members: Sequence[MemberConfig], options: dict[str, Any]) -> EnsembleConfig:
-    weights = options.pop("weights", None)
-    if weights is not None:
-        if len(weights) != len(members):
-            raise ConfigError(
-                f"there are {len(members)} models and {len(weights)} weights; give one per model"
-            )
-        members = [
-            MemberConfig.of({**m.model_dump(), "weight": w})
-            for m, w in zip(members, weights, strict=True)
-        ]
-    return EnsembleConfig.of({"members": tuple(members), **options})
-
-
-def _load(config: EnsembleConfig, *, progress: bool) -> list[Loaded]:
-    used = [m for m, weight in zip(config.members, config.weights, strict=True) if weight > 0]
-    names = [
-        name
-        for name, weight in zip(member_names(config.members), config.weights, strict=True)
-        if weight > 0
-    ]
-    named = [m.model_copy(update={"name": name}) for m, name in zip(used, names, strict=True)]
-    return load_members(named, progress=progress)
 
 
 def _check_batch(prompts: Sequence[Prompt]) -> None:

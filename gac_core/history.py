@@ -19,23 +19,38 @@ class History:
         reencode: which way.
 
     Attributes:
-        ids: prompt and answer so far.
+        prompt_length: the number of the prompt's ids.
         answer: the bytes of the answer so far, as this member has them.
 
     """
 
     def __init__(self, prompt_ids: Sequence[int], speller: Speller, *, reencode: bool) -> None:
         self.prompt_length = len(prompt_ids)
-        self.ids = list(prompt_ids)
         self.answer = b""
+        self._ids = list(prompt_ids)
         self._speller = speller
         self._reencode = reencode
         self._met_foreign = False
+        self._is_stale = False  # whether the answer must be encoded anew before it is read
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and answer so far; a list of its own after each unit."""
+        if self._is_stale:
+            self._ids = [*self._ids[: self.prompt_length], *self._speller.encode(self.answer)]
+            self._is_stale = False
+        return self._ids
 
     @property
     def answer_length(self) -> int:
         """The number of the answer's ids."""
         return len(self.ids) - self.prompt_length
+
+    def fits(self, context_size: int) -> bool:
+        """Whether the ids fit a context."""
+        # No token is shorter than a byte; so most often nothing need be encoded to know.
+        at_most = self.prompt_length + len(self.answer)
+        return at_most <= context_size or len(self.ids) <= context_size
 
     def append(self, unit: bytes, token: int | None = None, *, is_foreign: bool = True) -> None:
         """Extend the answer by one unit.
@@ -49,8 +64,7 @@ class History:
         self.answer += unit
         self._met_foreign = self._met_foreign or is_foreign
         if self._reencode and self._met_foreign:
-            # In place of the old list, which a query in flight may still hold.
-            self.ids = [*self.ids[: self.prompt_length], *self._speller.encode(self.answer)]
+            self._is_stale = True  # members that are not asked for a while are encoded once
         elif unit or token is not None:
             own = self._speller.spell(unit) if token is None else (token,)
-            self.ids = [*self.ids, *own]
+            self._ids = [*self._ids, *own]

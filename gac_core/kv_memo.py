@@ -170,10 +170,11 @@ class KVMemo:
             self._rows[self._keys[row]] = row
         del self._keys[last], self._ids[last]
         rows, slots = self._slots
-        longest = max(map(len, self._ids))
-        if len(self._ids) <= rows // 4 or longest <= slots // 4:
+        needed_rows = _power_of_two(len(self._ids))
+        needed_slots = _capacity(max(map(len, self._ids)))
+        if needed_rows <= rows // 4 or needed_slots <= slots // 4:
             with torch.inference_mode():
-                self._resize(_power_of_two(len(self._ids)), _capacity(longest))
+                self._resize(needed_rows, needed_slots)
 
     def forward(
         self,

@@ -17,6 +17,8 @@ from gac_core.vocabulary import Vocabulary
 Message = Mapping[str, Any]
 ROLES: Final = ("system", "user", "assistant", "tool")
 
+_MARKS: Final = frozenset("\U000f0000\U000f0001")
+
 # For members without a template of their own (base models).
 TRANSCRIPT_TEMPLATE: Final = (
     "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n\n{% endfor %}"
@@ -47,11 +49,11 @@ def check_text(text: object, where: str) -> str:
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as plain dicts with a known role and one text each, in order.
 
-    The content may be a string, None (no text), or a list of strings and ``{"type": "text"}``
-    parts, which are joined as they are.
+    The content may be a string, or a list of strings and ``{"type": "text"}`` parts, which are
+    joined as they are; an assistant's may be None.
 
     Raises:
-        PromptError: no messages, an unknown role, or content that is no text.
+        PromptError: no messages, an unknown role or field, or content that is no text.
 
     """
     if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
@@ -66,7 +68,13 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         role = message.get("role")
         if role not in ROLES:
             raise PromptError(f"{where} has the role {role!r}; use one of {', '.join(ROLES)}")
-        checked.append({**message, "content": _content_text(message.get("content"), where)})
+        if unknown := sorted(str(key) for key in message.keys() - {"role", "content"}):
+            raise PromptError(
+                f"{where} has the unknown fields {unknown}; it takes role and content"
+            )
+        if message.get("content") is None and role != "assistant":
+            raise PromptError(f"{where} has no content; give a text, which may be empty")
+        checked.append({"role": role, "content": _content_text(message.get("content"), where)})
     return checked
 
 
@@ -74,17 +82,25 @@ def _content_text(content: object, where: str) -> str:
     if content is None:
         return ""
     if isinstance(content, str):
-        return check_text(content, where)
-    if isinstance(content, Sequence):
+        return _check_marks(check_text(content, where), where)
+    if isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)):
         return "".join(_part_text(part, f"{where}, part {i}") for i, part in enumerate(content))
     raise PromptError(f"the content of {where} must be text, not {type(content).__name__}")
 
 
+def _check_marks(text: str, where: str) -> str:
+    """Refuse the characters with which transformers marks what it sanitises, and drops."""
+    if found := _MARKS.intersection(text):
+        codes = ", ".join(f"U+{ord(c):X}" for c in sorted(found))
+        raise PromptError(f"{where} holds the private-use characters {codes}; remove them")
+    return text
+
+
 def _part_text(part: object, where: str) -> str:
     if isinstance(part, str):
-        return check_text(part, where)
+        return _check_marks(check_text(part, where), where)
     if isinstance(part, Mapping) and part.get("type") == "text":
-        return check_text(part.get("text"), where)
+        return _check_marks(check_text(part.get("text"), where), where)
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     raise PromptError(f"{where} is of type {kind!r}; these models read text only")
 
@@ -124,14 +140,18 @@ def _render(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], generation: bool
 ) -> tuple[str, list[int]]:
     text = _template_text(tokenizer, messages, generation=generation)
+    own_controls = tokenizer.chat_control_tokens
     tokenizer.chat_control_tokens = [t.content for t in tokenizer.added_tokens_decoder.values()]
-    ids = tokenizer.apply_chat_template(
-        messages,
-        chat_template=_own_or_transcript(tokenizer),
-        add_generation_prompt=generation,
-        return_dict=False,
-        sanitize_control_tokens=True,
-    )
+    try:
+        ids = tokenizer.apply_chat_template(
+            messages,
+            chat_template=_own_or_transcript(tokenizer),
+            add_generation_prompt=generation,
+            return_dict=False,
+            sanitize_control_tokens=True,
+        )
+    finally:
+        tokenizer.chat_control_tokens = own_controls
     bos = tokenizer.bos_token_id
     if not tokenizer.chat_template and _adds_bos(tokenizer) and ids[:1] != [bos]:
         ids = [bos, *ids]
@@ -197,8 +217,11 @@ def opens_with_space(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary)
     """
     asked = [{"role": "user", "content": "a"}]
     answered = [*asked, {"role": "assistant", "content": "Hello"}]
-    prompt = render_prompt(tokenizer, asked)
-    whole = render_prompt(tokenizer, answered, add_generation_prompt=False)
+    try:
+        prompt = render_prompt(tokenizer, asked)
+        whole = render_prompt(tokenizer, answered, add_generation_prompt=False)
+    except PromptError:
+        return False  # a template of its own kind: if a chat needs it, that will say so
     if whole[: len(prompt)] == prompt:
         answer = b"".join(vocabulary.token_bytes[i] for i in whole[len(prompt) :])
         return answer.startswith(b" ")

@@ -4,8 +4,9 @@ A method asks for logits with `Ask`, turns them into distributions over the unio
 `Request.to_union`, and emits with `Request.emit`, which extends every member's history.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -107,7 +108,7 @@ class Request:
         self._rule = settings.fusion
         self._seed = sampling.seed
         self._warpers = make_warpers(sampling)
-        self._weights = torch.tensor([m.weight for m in self.members], device=self.union.device)
+        self._weights = [member.weight for member in self.members]
         self._openings: dict[int, torch.Tensor] = {}
 
     def ask(self, *members: int) -> Ask:
@@ -152,7 +153,8 @@ class Request:
     def fuse(self, probs: Sequence[torch.Tensor]) -> torch.Tensor:
         """All members' distributions over the union as one, (size,)."""
         stacked = torch.stack(list(probs))  # (members, size), in the most precise of their types
-        return self._rule(stacked, self._weights.to(stacked.dtype))
+        weights = torch.tensor(self._weights, dtype=stacked.dtype, device=stacked.device)
+        return self._rule(stacked, weights)
 
     def choose(self, probs: torch.Tensor) -> int:
         """The row that is greedy, or drawn for this position with the request's seed."""
@@ -170,66 +172,63 @@ class Request:
         """
         row = self.choose(fused)
         tops = [int(p.argmax()) for p in probs]
+        unit, is_end = self.union.unit(row), self.union.is_end(row)
+        leads = self._fused_leads(unit)
+        shown = self._shown if any(leads) else bytes
         views = tuple(
-            MemberView(m.name, self.union.unit(top), float(p[top]), float(p[row]))
+            MemberView(m.name, shown(self.union.unit(top)), float(p[top]), float(p[row]))
             for m, p, top in zip(self.members, probs, tops, strict=True)
         )
-        unit = self.union.unit(row)
-        if not self.union.is_end(row):
-            leads = self._fused_leads(unit)
-            unit = unit.removeprefix(b" ") if any(leads) else unit
-            for m, history in enumerate(self.histories):
-                token = row if self.union.is_shared else None
-                history.append(leads[m] + unit, token, is_foreign=tops[m] != row)
-        return self._step(row, unit, fused, "ensemble", views)
+        if not is_end:
+            core = unit.removeprefix(b" ") if any(leads) else unit
+            for history, lead, top in zip(self.histories, leads, tops, strict=True):
+                token = row if self.union.is_shared and lead + core == unit else None
+                history.append(lead + core, token, is_foreign=top != row)
+            unit = core
+        decided_by: DecidedBy = "ensemble" if len(self.members) > 1 else "primary"
+        step = Step(unit, is_end, "", float(fused[row].log()), decided_by, views)
+        return self._emitted(step, fused, self.union.unit, shown)
 
     def emit_alone(self, probs: torch.Tensor) -> Step:
         """Choose from the primary's distribution over its own rows and tell every member."""
         token = self.choose(probs)
         top = int(probs.argmax())
-        vocabulary = self.union.vocabularies[self.primary]
         member = self.members[self.primary]
-        view = MemberView(
-            member.name, vocabulary.token_bytes[top], float(probs[top]), float(probs[token])
-        )
-        unit = vocabulary.token_bytes[token]
-        if token not in vocabulary.end_ids:
-            own_lead = b""
-            if self._is_opening and member.opens_with_space and unit.startswith(b" "):
-                own_lead, unit = b" ", unit[1:]
+        vocabulary = self.union.vocabularies[self.primary]
+        tokens = vocabulary.token_bytes
+        unit, is_end = tokens[token], token in vocabulary.end_ids
+        spaced = self._is_opening and member.opens_with_space and unit.startswith(b" ")
+        shown = self._shown if spaced else bytes
+        view = MemberView(member.name, shown(tokens[top]), float(probs[top]), float(probs[token]))
+        if not is_end:
+            core = unit.removeprefix(b" ") if spaced else unit
             for m, history in enumerate(self.histories):
-                if m == self.primary:
-                    history.append(own_lead + unit, token, is_foreign=False)
-                elif self.union.is_shared:
-                    history.append(own_lead + unit, token)
-                else:
-                    history.append(self._usual_lead(m, unit) + unit)
-        return self._step(token, unit, probs, "primary", (view,))
+                lead = b" " if spaced and m == self.primary else self._usual_lead(m, core)
+                is_own = m == self.primary or (self.union.is_shared and lead + core == unit)
+                history.append(lead + core, token if is_own else None, is_foreign=m != self.primary)
+            unit = core
+        step = Step(unit, is_end, "", float(probs[token].log()), "primary", (view,))
+        return self._emitted(step, probs, tokens.__getitem__, shown)
 
-    def _step(
+    def _emitted(
         self,
-        row: int,
-        unit: bytes,
+        step: Step,
         probs: torch.Tensor,
-        decided_by: DecidedBy,
-        views: tuple[MemberView, ...],
+        unit_of: Callable[[int], bytes],
+        shown: Callable[[bytes], bytes],
     ) -> Step:
-        is_end = (
-            self.union.is_end(row)
-            if decided_by == "ensemble"
-            else (row in self.union.vocabularies[self.primary].end_ids)
-        )
-        top: tuple[tuple[bytes, float], ...] = ()
-        if self.sampling.logprobs and self.sampling.top_logprobs:
-            values, rows = probs.topk(min(self.sampling.top_logprobs, len(probs)))
-            top = tuple(
-                (self.union.unit(r), lp)
-                for r, lp in zip(rows.tolist(), values.log().tolist(), strict=True)
-            )
+        """The step with its alternatives; the request has moved on by one position."""
         self.position += 1
         self._openings.clear()
-        logprob = float(probs[row].log())
-        return Step(b"" if is_end else unit, is_end, "", logprob, decided_by, views, top)
+        if not self.sampling.logprobs:
+            return step
+        values, rows = probs.topk(min(self.sampling.top_logprobs, len(probs)))
+        top = tuple(
+            (shown(unit_of(row)), math.log(value))
+            for row, value in zip(rows.tolist(), values.tolist(), strict=True)
+            if value > 0
+        )
+        return replace(step, top=top)
 
     # ------------------------------------------------ how an answer opens
 
@@ -241,8 +240,14 @@ class Request:
     def _merges_openings(self) -> bool:
         return self._is_opening and len({m.opens_with_space for m in self.members}) > 1
 
+    def _shown(self, unit: bytes) -> bytes:
+        """A unit without the space that is only a way to open."""
+        return unit.removeprefix(b" ") if len(unit) > 1 else unit
+
     def _usual_lead(self, member: int, unit: bytes) -> bytes:
         """The space this member's template puts before an answer, if this unit begins one."""
+        if member == self.primary:
+            return b""
         spaced = self._is_opening and self.members[member].opens_with_space
         return b" " if spaced and not unit.startswith(b" ") else b""
 
@@ -253,6 +258,8 @@ class Request:
             same = self._is_opening and self.members[0].opens_with_space and unit.startswith(b" ")
             return [b" " if same else b""] * count
         core = unit.removeprefix(b" ")
+        if core.startswith(b" "):  # an indent, not a way to open
+            return [b""] * count
         spaced, plain = self.union.rows.get(b" " + core), self.union.rows.get(core)
         leads = []
         for m in range(count):

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from gac_core.errors import MemberError
 from gac_core.methods import Method
 from gac_core.request import Ask, Logits, Request
 from gac_core.steps import FinishReason, MemberUsage, Outcome, Step, Usage
@@ -47,15 +48,23 @@ class Run:
         """
         # Inference mode is entered and left here: it must never span a yield.
         with torch.inference_mode():
-            event = self._decoder.send(logits) if logits is not None else next(self._decoder)
+            event = self._advance(logits)
             while isinstance(event, Step):
                 step = self._complete(event)
                 self._sink(step)
                 if step.outcome is not None:
                     self.close()
                     return None
-                event = self._decoder.send({})
+                event = self._advance({})
             return event
+
+    def _advance(self, logits: Logits | None) -> Ask | Step:
+        try:
+            return next(self._decoder) if logits is None else self._decoder.send(logits)
+        except StopIteration:
+            raise MemberError(
+                "the method ended before the answer did; it must emit an end"
+            ) from None
 
     def close(self) -> None:
         """Give the method up."""
@@ -84,7 +93,7 @@ class Run:
             return "length"
         for member, history in zip(request.members, request.histories, strict=True):
             limit = member.scorer.context_size
-            if limit is not None and len(history.ids) > limit:
+            if limit is not None and not history.fits(limit):
                 return "length"
         return None
 

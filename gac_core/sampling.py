@@ -47,10 +47,12 @@ def choose(probs: torch.Tensor, warpers: LogitsProcessorList, uniform: float | N
     """
     if uniform is None:
         return int(probs.argmax())
+    probs = probs.cpu().to(torch.float64)  # some accelerators have no float64
     if warpers:
-        scores = warpers(None, probs.log()[None])[0]  # type: ignore[arg-type]
-        probs = scores.to(torch.float64).softmax(-1)
-    cumulated = probs.to(torch.float64).cumsum(-1)
+        scores = probs.log()
+        scores = scores - scores.max()  # so that no temperature can overflow the best one
+        probs = warpers(None, scores[None])[0].softmax(-1)  # type: ignore[arg-type]
+    cumulated = probs.cumsum(-1)
     row = int(torch.searchsorted(cumulated, cumulated[-1] * uniform, right=True))
     if row >= len(probs) or float(probs[row]) == 0.0:  # the uniform fell on the last rounding error
         row = int(probs.nonzero()[-1])

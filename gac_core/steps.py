@@ -86,7 +86,7 @@ class Step:
     """One emitted unit.
 
     Attributes:
-        unit: its bytes; empty for the end.
+        unit: its bytes; empty for the end, and for a space that only opens an answer.
         is_end: whether it is the end.
         text: the characters that became certain with it, perhaps none (half a character waits for
             its rest, text that may begin a stop string for what follows).

@@ -8,7 +8,7 @@ import asyncio
 import queue
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from gac_core.engine import OnError, Ticket
 from gac_core.run import Sink
@@ -17,36 +17,51 @@ from gac_core.steps import Step
 Submit = Callable[[Sink, OnError], Ticket]
 
 
+class _Closed:
+    """Mail that says the stream was closed."""
+
+
+Mail = Step | BaseException | _Closed
+
+
 class Stream:
     """An iterator over steps, the last of which carries the outcome.
 
-    Use it as a context manager, or call `close`, to stop early; dropping it does so as well.
+    Use it as a context manager, or call `close` from any thread, to stop early; dropping it does so
+    as well. It keeps its ensemble alive.
     """
 
-    def __init__(self, submit: Submit) -> None:
-        self._mail: queue.SimpleQueue[Step | BaseException] = queue.SimpleQueue()
-        self._is_over = False
+    def __init__(self, submit: Submit, owner: object = None) -> None:
+        self._mail: queue.SimpleQueue[Mail] = queue.SimpleQueue()
         self._ticket: Ticket | None = None
+        self._owner = owner
+        self._is_over = False
         self._ticket = submit(self._mail.put, self._mail.put)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Step:
-        if self._is_over:
+        mail = _CLOSED if self._is_over else self._mail.get()
+        if isinstance(mail, Step) and mail.outcome is None:
+            return mail
+        self._end()
+        if isinstance(mail, _Closed):
             raise StopIteration
-        mail = self._mail.get()
         if isinstance(mail, BaseException):
-            self._is_over = True
             raise mail
-        self._is_over = mail.outcome is not None
         return mail
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._owner = None
+        self._mail.put(_CLOSED)  # for whoever else waits
 
     def close(self) -> None:
         """Stop the request; what has not been read is lost."""
-        self._is_over = True
         if self._ticket is not None:
             self._ticket.cancel()
+        self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -60,47 +75,50 @@ class Stream:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if self._ticket is not None:
+            self._ticket.cancel()
 
 
 class AsyncStream:
-    """`Stream` for asyncio; cancelling the task that reads it cancels the request."""
+    """`Stream` for asyncio.
 
-    def __init__(self, submit: Submit) -> None:
-        self._mail: asyncio.Queue[Step | BaseException] = asyncio.Queue()
-        self._is_over = False
+    A task that is cancelled while it waits for a step loses nothing and may go on later
+    (`asyncio.wait_for`); one that leaves the stream behind stops the request.
+    """
+
+    def __init__(self, submit: Submit, owner: object = None) -> None:
+        self._mail: asyncio.Queue[Mail] = asyncio.Queue()
         self._ticket: Ticket | None = None
-        loop = asyncio.get_running_loop()
-        put = self._mail.put_nowait
-
-        def post(mail: Step | BaseException) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(put, mail)
-
-        self._ticket = submit(post, post)
+        self._owner = owner
+        self._is_over = False
+        self._loop = asyncio.get_running_loop()
+        self._post = _poster(self._loop, self._mail)
+        self._ticket = submit(self._post, self._post)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Step:
-        if self._is_over:
+        mail = _CLOSED if self._is_over else await self._mail.get()
+        if isinstance(mail, Step) and mail.outcome is None:
+            return mail
+        self._end()
+        if isinstance(mail, _Closed):
             raise StopAsyncIteration
-        try:
-            mail = await self._mail.get()
-        except asyncio.CancelledError:
-            self.close()
-            raise
         if isinstance(mail, BaseException):
-            self._is_over = True
             raise mail
-        self._is_over = mail.outcome is not None
         return mail
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._owner = None
+        self._post(_CLOSED)  # for whoever else waits
 
     def close(self) -> None:
         """Stop the request; what has not been read is lost."""
-        self._is_over = True
         if self._ticket is not None:
             self._ticket.cancel()
+        self._end()
 
     async def aclose(self) -> None:
         """`close`, for `contextlib.aclosing`."""
@@ -118,4 +136,20 @@ class AsyncStream:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if self._ticket is not None:
+            self._ticket.cancel()
+
+
+_CLOSED: Final = _Closed()
+
+
+def _poster(loop: asyncio.AbstractEventLoop, mail: asyncio.Queue[Mail]) -> Callable[[Mail], None]:
+    """A function that puts mail from any thread, without holding on to the stream."""
+
+    def post(item: Mail) -> None:
+        try:
+            loop.call_soon_threadsafe(mail.put_nowait, item)
+        except RuntimeError:  # the loop is closed, so nobody waits
+            return
+
+    return post

@@ -4,8 +4,8 @@ The primary's rows come first, so its map is the identity; what the others add f
 bytes, so that the order of the members changes nothing. Tokens of one member with the same bytes
 are one unit, and so are all end tokens.
 
-Members that share one vocabulary keep it as it is: their rows are the units, each end token too.
-An ensemble of one model is then that model, token for token.
+Members that share one vocabulary keep it as it is: their rows are the units, and where they agree
+on the end tokens, each of these too. An ensemble of one model is then that model, token for token.
 """
 
 from collections.abc import Sequence
@@ -43,11 +43,12 @@ class Union:
         self.primary = primary
         self.device = torch.device(device)
         first = self.vocabularies[primary]
-        self.is_shared = all(v is first or v == first for v in self.vocabularies)
+        self.is_shared = are_same_text(self.vocabularies)
         self._units = list(first.token_bytes)
+        unspellable: frozenset[int] = frozenset()
         if self.is_shared:
-            self.end_rows = first.end_ids
-            unspellable: frozenset[int] = frozenset()
+            agree = all(v.end_ids == first.end_ids for v in self.vocabularies)
+            self.end_rows = first.end_ids if agree else frozenset({min(first.end_ids)})
         else:
             added = {
                 data
@@ -61,9 +62,7 @@ class Union:
         self.size = len(self._units)
         self._allowed = tuple(_allowed(v, unspellable) for v in self.vocabularies)
         self._masks = tuple(~allowed for allowed in self._allowed)
-        self._maps = tuple(
-            None if self.is_shared else self._map(m) for m in range(len(self.vocabularies))
-        )
+        self._maps = tuple(self._map(m) for m in range(len(self.vocabularies)))
 
     def unit(self, row: int) -> bytes:
         """The bytes of a row; empty for END."""
@@ -84,12 +83,15 @@ class Union:
 
     @cached_property
     def spaced_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of the units " x" and of "x", for every x that has both. (pairs,) each."""
+        """Rows of the units " x" and of "x", for every x that has both. (pairs,) each.
+
+        No x begins with a space, so no row is both a spaced and a plain one.
+        """
         rows = self.rows
         pairs = [
             (row, rows[data[1:]])
             for data, row in rows.items()
-            if len(data) > 1 and data[0] == 0x20 and data[1:] in rows
+            if len(data) > 1 and data[0] == 0x20 and data[1] != 0x20 and data[1:] in rows
         ]
         spaced, plain = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
         return spaced.to(self.device), plain.to(self.device)
@@ -111,13 +113,13 @@ class Union:
         """
         probs = probs.to(self.device)
         index = self._maps[member]
-        if index is None:
-            return probs
-        if isinstance(index, _Twins):
+        if isinstance(index, _Moves):
+            if len(probs) == self.size and not len(index.rows):
+                return probs
             out = probs.new_zeros(self.size)
-            out[: len(probs)] = probs
+            out[: len(probs)] = probs[: self.size]
             out.index_add_(0, index.into, probs[index.rows])
-            out[index.rows] = 0
+            out[index.rows[index.rows < self.size]] = 0
             return out
         return probs.new_zeros(self.size).index_add_(0, index, probs)
 
@@ -130,33 +132,49 @@ class Union:
             self._masks = tuple(masks)
         return mask
 
-    def _map(self, member: int) -> "torch.Tensor | _Twins":
-        """Where each row of the member goes; masked rows, which hold no mass, go to END."""
+    def _map(self, member: int) -> "torch.Tensor | _Moves":
+        """Where the rows of a member go."""
         vocabulary = self.vocabularies[member]
         first = self.vocabularies[self.primary]
+        if self.is_shared:
+            if len(self.end_rows) > 1 or vocabulary.end_ids == self.end_rows:
+                return self._moves({})
+            (end,) = self.end_rows
+            return self._moves({i: end for i in vocabulary.end_ids if i != end})
         (end,) = self.end_rows
         rows = self.rows
         allowed = self._allowed[member].tolist()
         kinds, tokens = vocabulary.kinds, vocabulary.token_bytes
+        # Masked rows hold no mass and may go anywhere.
         index = [
             rows[tokens[i]] if ok and kinds[i] is Kind.TEXT else end for i, ok in enumerate(allowed)
         ]
         if vocabulary is first or vocabulary == first:
-            twins = [i for i, ok in enumerate(allowed) if ok and index[i] != i]
-            return _Twins(
-                torch.tensor(twins, dtype=torch.int64, device=self.device),
-                torch.tensor([index[i] for i in twins], dtype=torch.int64, device=self.device),
+            return self._moves(
+                {i: index[i] for i, ok in enumerate(allowed) if ok and index[i] != i}
             )
         # int64: index_add_ with int32 indices is many times slower on CPU.
         return torch.tensor(index, dtype=torch.int64, device=self.device)
 
+    def _moves(self, into: dict[int, int]) -> "_Moves":
+        rows = torch.tensor(list(into), dtype=torch.int64, device=self.device)
+        return _Moves(
+            rows, torch.tensor(list(into.values()), dtype=torch.int64, device=rows.device)
+        )
 
-class _Twins:
-    """Rows of the primary that stand for the same unit as another of its rows."""
+
+class _Moves:
+    """A map that is the identity but for a few rows, whose mass is moved into others."""
 
     def __init__(self, rows: torch.Tensor, into: torch.Tensor) -> None:
         self.rows = rows
         self.into = into
+
+
+def are_same_text(vocabularies: Sequence[Vocabulary]) -> bool:
+    """Whether all have the same text at the same ids; padding rows and end tokens may differ."""
+    first = vocabularies[0]
+    return all(v is first or v.text_by_id == first.text_by_id for v in vocabularies[1:])
 
 
 def _allowed(vocabulary: Vocabulary, unspellable: frozenset[int]) -> torch.Tensor:
@@ -177,7 +195,6 @@ def check_spelling(spellers: Sequence[Speller]) -> None:
         VocabularyError: a tokenizer can not spell ordinary text, or rewrites it.
 
     """
-    first = spellers[0].vocabulary
-    if not all(s.vocabulary is first or s.vocabulary == first for s in spellers):
+    if not are_same_text([speller.vocabulary for speller in spellers]):
         for speller in spellers:
             speller.check()

@@ -13,6 +13,7 @@ from enum import IntEnum
 from functools import cache, cached_property
 from typing import Any, Final
 
+from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -67,6 +68,11 @@ class Vocabulary:
     def text_ids(self) -> tuple[int, ...]:
         """The ids that stand for text, ascending."""
         return tuple(i for i, kind in enumerate(self.kinds) if kind is Kind.TEXT)
+
+    @cached_property
+    def text_by_id(self) -> tuple[bytes, ...]:
+        """The bytes of each row up to the last one that is text."""
+        return self.token_bytes[: self.text_ids[-1] + 1]
 
     @cached_property
     def ids_by_bytes(self) -> Mapping[bytes, int]:
@@ -268,7 +274,10 @@ def template_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
         return frozenset()
     mark = "turn-9137-end"
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": mark}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, TypeError, ValueError, KeyError):
+        return frozenset()  # a template of its own kind; the other sources of end ids remain
     _, found, tail = str(text).rpartition(mark)
     tail = tail.lstrip() if found else ""
     contents = sorted(tokenizer.added_tokens_encoder, key=len, reverse=True)

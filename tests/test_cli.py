@@ -85,6 +85,8 @@ def test_explain_shows_every_members_view(
         (["run", "--weights", "1", "Hello"], 2, "3 models and 1 weights"),
         (["run", "-c", "x.yaml", "-m", "y", "Hello"], 2, "leave --model, --weights out"),
         (["run", "--raw", "--system", "x", "Hello"], 2, "--system needs a chat prompt"),
+        (["run", "--device", "cuda:7", "Hello"], 2, "--device needs --model"),
+        (["run", "--threshold", "0.5", "Hello"], 2, "threshold needs method cascade"),
         (["run", "--tempurature", "1", "Hello"], 2, "No such option"),
         (["vocab", "./nowhere"], 3, "there is no folder"),
         (["vocab", "--words", "/nowhere"], 2, "--words: /nowhere can not be read"),

@@ -17,6 +17,7 @@ from gac_core import ConfigError, EnsembleConfig, MemberConfig, SamplingParams
         ({"stop": [""]}, "stop.0: "),
         ({"seed": -1}, "seed: "),
         ({"top_k": "many"}, "top_k: .*got 'many'"),
+        ({"top_logprobs": 3}, "top_logprobs needs logprobs=True"),
     ],
 )
 def test_sampling_is_checked(values: dict[str, Any], complaint: str) -> None:
@@ -43,6 +44,7 @@ TWO = ({"model": "a"}, {"model": "b"})
         ({"members": ({"model": "a", "weight": 0}, {"model": "b"})}, "primary .* has weight 0"),
         ({"members": ({"model": "a", "weight": -1},)}, "members.0.weight"),
         ({"members": ({"model": "a", "name": "x"}, {"model": "b", "name": "x"})}, "same name"),
+        ({"members": TWO, "threshold": 0.5}, "threshold needs method cascade"),
         ({"members": TWO, "method": "magic"}, "method: .*'every_step' or 'cascade'"),
         (
             {"members": ({"model": "a", "device": "cpu", "device_map": "auto"},)},

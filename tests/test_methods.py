@@ -1,5 +1,6 @@
 """Each method against its slow twin in `reference.py`."""
 
+import copy
 import itertools
 import math
 from typing import Any, ClassVar
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from gac_core import Ensemble
 from gac_core.history import History
-from tests.fakes import FAMILIES, scripted
-from tests.laws import make
+from tests.fakes import CHATML, FAMILIES, scripted, tiny_model, tokenizer_of
+from tests.laws import make, naively
 from tests.reference import SlowMember, slow_ensemble
 
 triples = list(itertools.permutations(FAMILIES, 3))
@@ -175,6 +176,32 @@ class TestOpeningSpace:
         with self.ensemble({"▁": 1.0}, {"Hello": 0.3, ".": 0.7}) as ensemble:
             output = ensemble.generate(self.CHAT, max_new_tokens=2)
         assert not output.text.startswith(" ")
+
+    @pytest.mark.parametrize("method", [{}, {"method": "cascade", "threshold": 0.0}])
+    def test_one_vocabulary_with_two_templates(self, method: dict[str, Any]) -> None:
+        """Histories hold what their ids say, though one member opens with a space."""
+        other = copy.deepcopy(tokenizer_of("legacy"))
+        other.chat_template = CHATML
+        model = tiny_model("legacy", 3)
+        for pairs in (
+            [(model, tokenizer_of("legacy")), (model, other)],
+            [(model, other), (model, tokenizer_of("legacy"))],
+        ):
+            with Ensemble.from_models(pairs, names=["a", "b"], **method) as ensemble:
+                assert ensemble.union.is_shared
+                for seed in range(30):
+                    sampling: dict[str, Any] = {"temperature": 2.0, "seed": seed}
+                    _, request = naively(ensemble, self.CHAT, max_new_tokens=3, **sampling)
+                    for member, history in zip(ensemble.members, request.histories, strict=True):
+                        own = history.ids[history.prompt_length :]
+                        tokens = member.speller.vocabulary.token_bytes
+                        assert b"".join(tokens[i] for i in own) == history.answer
+
+    def test_views_show_units_as_they_open_an_answer(self) -> None:
+        with self.ensemble({"▁Hello": 0.9, "▁": 0.1}, {"Hello": 0.8, ".": 0.2}) as ensemble:
+            step = ensemble.generate(self.CHAT, max_new_tokens=1, logprobs=True).steps[0]
+        assert {view.top for view in step.members} == {b"Hello"} == {step.unit}
+        assert step.top[0][0] == step.unit
 
     @pytest.mark.parametrize("family", ["legacy", "metaspace"])
     def test_alone_too(self, family: str) -> None:

@@ -1,14 +1,15 @@
+import copy
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gac_core import PromptError
+from gac_core import Ensemble, PromptError
 from gac_core.prompt import check_messages, check_text, opens_with_space, render_prompt
 from gac_core.speller import Speller
 from gac_core.vocabulary import Kind, Vocabulary
-from tests.fakes import FAMILIES, real_tokenizer, tokenizer_of
+from tests.fakes import FAMILIES, pair, real_tokenizer, tokenizer_of
 
 TEMPLATED = ("phi3", "llama3", "qwen2_5", "deepseek_v3")
 TALK = [
@@ -115,6 +116,14 @@ def check_sanitised(tokenizer: Any, vocabulary: Vocabulary) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_rendering_leaves_the_tokenizer_as_it_was(family: str) -> None:
+    tokenizer = tokenizer_of(family)
+    before = tokenizer.chat_control_tokens
+    render_prompt(tokenizer, TALK)
+    assert tokenizer.chat_control_tokens == before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_one_bos(family: str) -> None:
     tokenizer = tokenizer_of(family)
     ids = render_prompt(tokenizer, TALK)
@@ -130,6 +139,28 @@ def test_one_bos_real(name: str) -> None:
     count = render_prompt(tokenizer, TALK).count(tokenizer.bos_token_id)
     assert count == (0 if name == "qwen2_5" else 1) or name == "phi3"
     assert count <= 1
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        (
+            "{% if messages[-1].role == 'assistant' %}{{ raise_exception('no') }}{% endif %}"
+            "{{ messages[0].content }}"
+        ),
+        "{% if %}",
+    ],
+)
+def test_a_template_of_its_own_kind_does_not_forbid_raw_text(template: str) -> None:
+    tokenizer = copy.deepcopy(tokenizer_of("chatml"))
+    tokenizer.chat_template = template
+    model, _ = pair("chatml")
+    with Ensemble.from_models([(model, tokenizer)]) as ensemble:
+        assert ensemble.generate("Hello", max_new_tokens=2).usage.steps == 2
+        assert not ensemble.members[0].opens_with_space
+        if template == "{% if %}":
+            with pytest.raises(PromptError, match="refuses these messages"):
+                ensemble.generate([{"role": "user", "content": "Hello"}])
 
 
 def test_how_templates_open_an_answer() -> None:
@@ -148,6 +179,12 @@ def test_how_templates_open_an_answer() -> None:
         (["Hello"], "message 0 must be a dict"),
         ([{"role": "robot", "content": ""}], "role 'robot'; use one of system, user"),
         ([{"content": "x"}], "role None"),
+        ([{"role": "user"}], "message 0 has no content"),
+        ([{"role": "user", "content": None}], "has no content"),
+        ([{"role": "user", "contents": "x"}], r"unknown fields \['contents'\]"),
+        ([{"role": "assistant", "content": "", "tool_calls": []}], "unknown fields"),
+        ([{"role": "user", "content": b"x"}], "must be text, not bytes"),
+        ([{"role": "user", "content": "x\U000f0000y"}], r"private-use characters U\+F0000"),
         ([{"role": "user", "content": 3}], "must be text, not int"),
         ([{"role": "user", "content": "a\ud800"}], "lone surrogate '.ud800' at position 1"),
         ([{"role": "user", "content": [{"type": "image_url"}]}], "'image_url'; .* text only"),

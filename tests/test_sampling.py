@@ -38,6 +38,11 @@ def test_a_draw_falls_where_the_cumulated_mass_passes_the_uniform(
     assert uniform * total < upto + 1e-9
 
 
+@pytest.mark.parametrize("temperature", [1e-3, 1e-40, 1e-310])
+def test_the_smallest_temperatures_take_the_most_probable(temperature: float) -> None:
+    assert drawn([0.2, 0.7, 0.1, 0.0], 0.3, temperature=temperature) == 1
+
+
 def test_greedy_takes_the_most_probable() -> None:
     assert choose(torch.tensor([0.2, 0.5, 0.3]), NONE, None) == 1
 

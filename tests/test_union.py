@@ -86,6 +86,40 @@ def test_a_shared_vocabulary_is_kept_as_it_is() -> None:
     assert torch.equal(union.project(1, probs), probs)
 
 
+@pytest.mark.parametrize("primary", [0, 1])
+def test_one_tokenizer_padded_differently_or_with_other_ends_is_shared(primary: int) -> None:
+    """Two sizes of one family, or a base model and its chat model."""
+    tokenizer = tokenizer_of("chatml")
+    size = len(tokenizer)
+    base, chat = (
+        Vocabulary.of(tokenizer, rows=size + 3),
+        Vocabulary.of(tokenizer, rows=size + 9, end_ids=[2]),
+    )
+    assert base.end_ids != chat.end_ids
+    union = Union([base, chat], primary)
+    assert union.is_shared
+    assert len(union.end_rows) == 1
+    (end,) = union.end_rows
+    for m, vocabulary in enumerate((base, chat)):
+        probs = union.mask(m, torch.zeros(len(vocabulary))).softmax(-1)
+        out = union.project(m, probs)
+        assert out.shape == (union.size,)
+        assert float(out.sum()) == pytest.approx(1.0)
+        assert float(out[end]) == pytest.approx(float(probs[list(vocabulary.end_ids)].sum()))
+        for i in vocabulary.text_ids:
+            assert out[i] == probs[i]
+    only_padded = Union([base, Vocabulary.of(tokenizer)], primary)
+    assert only_padded.is_shared
+
+
+@given(st.sampled_from(FAMILIES), st.sampled_from(FAMILIES))
+def test_no_unit_is_both_a_spaced_and_a_plain_one(a: str, b: str) -> None:
+    union = Union(vocabularies_of([a, b]))
+    spaced, plain = union.spaced_pairs
+    assert not set(spaced.tolist()) & set(plain.tolist())
+    assert len(set(plain.tolist())) == len(plain)
+
+
 @pytest.mark.real_tokenizers
 @pytest.mark.parametrize(
     ("a", "b", "size", "common"),
