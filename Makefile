@@ -14,7 +14,7 @@ setup: .venv/ready
 	touch $@
 
 demo: setup
-	$(BIN)/gac run --explain "Mia has 12 apples. Mia finds 7 more. Mia gives away 4. How many apples does Mia have now?"
+	$(BIN)/gac run --explain "What is 17 + 25?"
 
 format: setup
 	$(BIN)/ruff format .

@@ -1,6 +1,6 @@
 """Train the pocket members: ``python -m gac_core.pocket.train [ada bo cy]``.
 
-One member takes about half an hour of one CPU core. Each has its own tokenizer family, chat
+One member takes 45 to 50 minutes of one CPU core. Each has its own tokenizer family, chat
 template and strongest subjects, so that the three know different things. Nothing is read but
 `tasks.py`; the same command gives the same data in the same order. A run that was stopped goes on
 from its last checkpoint in the output folder.
