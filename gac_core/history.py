@@ -32,12 +32,17 @@ class History:
         self._reencode = reencode
         self._met_foreign = False
         self._is_stale = False  # whether the answer must be encoded anew before it is read
+        self._encoded = b""  # the beginning of the answer that was encoded so far
 
     @property
     def ids(self) -> list[int]:
         """Prompt and answer so far; a list of its own after each unit."""
         if self._is_stale:
-            self._ids = [*self._ids[: self.prompt_length], *self._speller.encode(self.answer)]
+            prompt, answer = self._ids[: self.prompt_length], self._ids[self.prompt_length :]
+            known = answer if self._encoded else []  # what was appended before is no encoding
+            answer = self._speller.encode_longer(self.answer, self._encoded, known)
+            self._ids = [*prompt, *answer]
+            self._encoded = self.answer
             self._is_stale = False
         return self._ids
 

@@ -7,6 +7,7 @@ tokenizer's own model is put behind just those of its components that belong the
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from gac_core.vocabulary import (
 
 # Texts that a tokenizer which keeps letters, or blanks, gives back unchanged.
 _LETTERS: Final = ("Hello World", "Älter café Ñandú", "STRASSE straße", "Привет Мир")
+_SPACE_INSIDE: Final = re.compile(rb"[A-Za-z] ")
 _BLANKS: Final = ("a  b", "a\nb\n\nc", "\ta\t b", "a ", "if x:\n    y")
 
 
@@ -52,6 +54,11 @@ class Speller:
             [_without_prefix(p) for p in pre_tokenizers],
         )
         self._opens_with_space = self._bytes(self._opening("a")).startswith(b" ")
+        # Where no token goes on behind a letter with a space, such a place is always between two
+        # tokens, whatever follows.
+        self._words_stand_alone = not any(
+            _SPACE_INSIDE.search(data) for data in vocabulary.ids_by_bytes if b" " in data[1:]
+        )
         self._longest = max(map(len, vocabulary.ids_by_bytes), default=1)
         self._spelled: dict[bytes, tuple[int, ...]] = {}
 
@@ -91,6 +98,27 @@ class Speller:
             if broken:
                 ids.extend(self.cover(broken))
         return ids
+
+    def encode_longer(self, data: bytes, known: bytes, known_ids: Sequence[int]) -> list[int]:
+        """`encode(data)`, given what it is for a beginning of the data.
+
+        Only what may change is encoded anew: from the last word on that has a space before it, so
+        the cost does not grow with the text.
+
+        Args:
+            data: what to encode.
+            known: a beginning of it.
+            known_ids: ``encode(known)``.
+
+        """
+        start = _last_word_start(known) if self._words_stand_alone else 0
+        at, count = len(known), len(known_ids)
+        while at > start:
+            count -= 1
+            at -= len(self.vocabulary.token_bytes[known_ids[count]])
+        if start == 0 or at != start:
+            return self.encode(data)
+        return [*known_ids[:count], *self.encode(data[start:])]
 
     def _encode_text(self, text: str) -> list[int]:
         ids, data = self._going_on(text), text.encode()
@@ -167,6 +195,18 @@ class Speller:
                     f"{self.name} reads {text!r} as {read!r}: it changes the text it is given, so "
                     "it can not share a text with other members; use this model alone"
                 )
+
+
+def _last_word_start(data: bytes) -> int:
+    """Where the last " x" after a letter begins, x a letter; 0 if nowhere near the end."""
+    end = len(data) - 1
+    for _ in range(32):
+        end = data.rfind(b" ", 1, end)
+        if end < 0:
+            return 0
+        if data[end - 1 : end].isalpha() and data[end + 1 : end + 2].isalpha():
+            return end
+    return 0
 
 
 class _Encoder:

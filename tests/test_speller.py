@@ -1,3 +1,5 @@
+import itertools
+import random
 from typing import Any
 
 import pytest
@@ -41,6 +43,72 @@ def test_any_bytes_are_spelled_exactly(family: str, data: bytes) -> None:
     for ids in (speller.encode(data), speller.cover(data), speller.spell(data)):
         assert spelled(speller, ids) == data
         assert all(speller.vocabulary.kinds[i] is Kind.TEXT for i in ids)
+
+
+WORDS = [
+    " the",
+    " a",
+    "b c",
+    " ",
+    "  ",
+    "\n",
+    ".",
+    ", ",
+    "é",
+    " été",
+    "12",
+    "'t",
+    "🙂"[:1],
+    "Hello",
+]
+
+
+@given(
+    st.sampled_from(FAMILIES),
+    st.lists(
+        st.sampled_from([w.encode() for w in WORDS] + [b"\xf0\x9f", b"\x99\x82", b"\xc3"]),
+        max_size=40,
+    ),
+)
+def test_encoding_on_equals_encoding_anew(family: str, units: list[bytes]) -> None:
+    check_encoding_on(speller_of(family), units)
+
+
+@pytest.mark.real_tokenizers
+@pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
+def test_real_encoding_on_equals_encoding_anew(name: str) -> None:
+    speller = speller_of(name)
+    assert speller._words_stand_alone
+    rng = random.Random(name)
+    text = " ".join(CORPUS).encode()
+    for _ in range(40):
+        cuts = sorted(rng.sample(range(len(text)), 30))
+        check_encoding_on(speller, [text[a:b] for a, b in itertools.pairwise(cuts)])
+
+
+def check_encoding_on(speller: Speller, units: list[bytes]) -> None:
+    known, ids = b"", list[int]()
+    for unit in units:
+        data = known + unit
+        ids = speller.encode_longer(data, known, ids)
+        assert ids == speller.encode(data)
+        known = data
+
+
+def test_encoding_on_does_not_read_the_whole_text_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    speller = speller_of("byte_level")
+    text = b"Hello world and so on" * 200
+    ids = speller.encode(text)
+    read: list[int] = []
+    encode = speller.encode
+
+    def counting(data: bytes) -> list[int]:
+        read.append(len(data))
+        return encode(data)
+
+    monkeypatch.setattr(speller, "encode", counting)
+    speller.encode_longer(text + b" it", text, ids)
+    assert sum(read) < 20
 
 
 @pytest.mark.parametrize("family", ["byte_level", "chatml", "tiktoken"])
