@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from transformers import PreTrainedModel
@@ -19,6 +19,8 @@ from gac_core.errors import MemberError
 from gac_core.kv_memo import KVMemo, input_device, why_not
 
 _log = logging.getLogger(__name__)
+
+_FIRST_SHELF: Final = 1024  # sequences up to this length share a memo, the next shelf holds 8 times
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Scorer:
     Attributes:
         rows: the number of logits per position.
         context_size: the longest sequence, or None if the model names no limit.
+        has_memo: whether positions are computed once only.
         stats: what was computed so far.
 
     """
@@ -75,31 +78,24 @@ class Scorer:
         self.model = model
         self.name = name
         config: Any = model.config.get_text_config()
-        self.rows = int(config.vocab_size)
+        head = model.get_output_embeddings()
+        self.rows = int(getattr(head, "out_features", None) or config.vocab_size)
         limit = getattr(config, "max_position_embeddings", None)
         self.context_size = int(limit) if limit else None
         self.device = input_device(model)
         self.stats = ScorerStats()
         self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._memo: KVMemo | None = None
-        if use_memo:
-            reason = why_not(model)
-            if reason is None:
-                self._memo = KVMemo(model, self.context_size)
-            else:
-                _log.warning(
-                    "%s runs without a KV cache, which is right but slow: %s", name, reason
-                )
-
-    @property
-    def has_memo(self) -> bool:
-        """Whether positions are computed once only."""
-        return self._memo is not None
+        self._shelves: dict[int, KVMemo] = {}  # by the longest sequence they are for
+        self._places: dict[Hashable, int] = {}  # the shelf of each row
+        self.has_memo = use_memo
+        if use_memo and (reason := why_not(model)):
+            self.has_memo = False
+            _log.warning("%s runs without a KV cache, which is right but slow: %s", name, reason)
 
     @property
     def held_rows(self) -> int:
         """Sequences whose keys and values are in memory."""
-        return len(self._memo) if self._memo else 0
+        return len(self._places)
 
     def score(
         self, queries: Sequence[Query], keys: Sequence[Hashable] | None = None
@@ -121,9 +117,9 @@ class Scorer:
             raise ValueError("two queries of one call have the same key; give each its own branch")
         try:
             with torch.inference_mode():
-                if self._memo is None or keys is None:
+                if not self.has_memo or keys is None:
                     return [self._from_scratch(query) for query in queries]
-                return self._with_memo(self._memo, queries, keys)
+                return self._with_memo(queries, keys)
         except Exception as error:
             self.forget()  # what was written halfway is not to be trusted
             problem = " ".join(str(error).split())[:300]
@@ -131,14 +127,15 @@ class Scorer:
 
     def drop(self, keys: Iterable[Hashable]) -> None:
         """Forget rows and free their memory."""
-        if self._memo is not None:
-            for key in keys:
-                self._memo.drop(key)
+        for key in keys:
+            place = self._places.pop(key, None)
+            if place is not None:
+                self._shelves[place].drop(key)
 
     def forget(self) -> None:
         """Forget everything."""
-        if self._memo is not None:
-            self._memo.clear()
+        self._shelves.clear()
+        self._places.clear()
 
     def _from_scratch(self, query: Query) -> torch.Tensor:
         ids = torch.tensor([list(query.ids)], device=self.device)
@@ -150,36 +147,57 @@ class Scorer:
         logits: torch.Tensor = self.model(input_ids=ids, **options).logits
         return _full_precision(logits[0, -query.last :])
 
-    def _with_memo(
-        self, memo: KVMemo, queries: Sequence[Query], keys: Sequence[Hashable]
-    ) -> list[torch.Tensor]:
+    def _with_memo(self, queries: Sequence[Query], keys: Sequence[Hashable]) -> list[torch.Tensor]:
+        memos = [self._shelf(k, len(q.ids)) for k, q in zip(keys, queries, strict=True)]
         starts = [
             min(memo.rewind(key, query.ids), len(query.ids) - query.last)
-            for query, key in zip(queries, keys, strict=True)
+            for memo, key, query in zip(memos, keys, queries, strict=True)
         ]
         lengths = [len(query.ids) - start for query, start in zip(queries, starts, strict=True)]
         results: dict[int, torch.Tensor] = {}
-        for group in _groups_of_like_length(lengths):
-            logits = memo.forward(
-                [keys[i] for i in group],
-                [queries[i].ids for i in group],
-                [starts[i] for i in group],
-                [queries[i].last for i in group],
-            )
-            self.stats.forwards += 1
-            self.stats.positions += sum(lengths[i] for i in group)
-            results.update(zip(group, map(_full_precision, logits), strict=True))
+        for place, shelf in self._shelves.items():
+            members = [i for i, key in enumerate(keys) if self._places[key] == place]
+            for group in _groups_of_like_length(members, lengths):
+                logits = shelf.forward(
+                    [keys[i] for i in group],
+                    [queries[i].ids for i in group],
+                    [starts[i] for i in group],
+                    [queries[i].last for i in group],
+                )
+                self.stats.forwards += 1
+                self.stats.positions += sum(lengths[i] for i in group)
+                results.update(zip(group, map(_full_precision, logits), strict=True))
         return [results[i] for i in range(len(queries))]
+
+    def _shelf(self, key: Hashable, length: int) -> KVMemo:
+        """The memo for sequences of about this length.
+
+        All rows of a memo have room for its longest one, so a long prompt beside short chats would
+        cost the chats its memory. A row that outgrows its shelf is read again on the next, which
+        happens a few times in its life at most.
+        """
+        needed = _FIRST_SHELF
+        while needed < length:
+            needed *= 8
+        place = self._places.get(key)
+        if place is not None and place < needed:
+            self._shelves[place].drop(key)
+            place = None
+        if place is None:
+            place = self._places[key] = needed
+        if place not in self._shelves:
+            self._shelves[place] = KVMemo(self.model, self.context_size)
+        return self._shelves[place]
 
 
 def _full_precision(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype is torch.float64 else logits.float()
 
 
-def _groups_of_like_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices grouped so that padding at most doubles the work of a group."""
+def _groups_of_like_length(indices: Iterable[int], lengths: Sequence[int]) -> list[list[int]]:
+    """The indices grouped so that padding at most doubles the work of a group."""
     groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+    for i in sorted(indices, key=lambda i: lengths[i]):
         if groups:
             group = groups[-1]
             padded = lengths[i] * (len(group) + 1)

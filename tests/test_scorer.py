@@ -89,9 +89,13 @@ WITHOUT: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
+@pytest.mark.parametrize("shelf", [4, 1024], ids=["many shelves", "one shelf"])
 @pytest.mark.parametrize("name", [*WITH_MEMO, *WITHOUT])
-def test_law_5_any_schedule_equals_plain_forwards(name: str) -> None:
+def test_law_5_any_schedule_equals_plain_forwards(
+    name: str, shelf: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows that join, leave, grow, roll back, are rewritten or asked again."""
+    monkeypatch.setattr("gac_core.scorer._FIRST_SHELF", shelf)
     model = (WITH_MEMO | WITHOUT)[name]()
     scorer, oracle = Scorer(model, name), Scorer(model, name, use_memo=False)
     assert scorer.has_memo == (name in WITH_MEMO)
@@ -120,7 +124,7 @@ def test_law_5_any_schedule_equals_plain_forwards(name: str) -> None:
     for key in rows:
         scorer.drop([key])
     assert scorer.held_rows == 0
-    if name in WITH_MEMO:
+    if name in WITH_MEMO and shelf > CONTEXT:
         assert scorer.stats.positions < 0.6 * oracle.stats.positions
 
 
@@ -150,6 +154,20 @@ def test_a_long_prompt_does_not_pad_short_ones() -> None:
     scorer = Scorer(WITH_MEMO["llama"](), "llama")
     scorer.score([Query(list(range(60))), Query([1]), Query([2])], list("abc"))
     assert scorer.stats.forwards == 2
+
+
+def test_a_long_row_does_not_take_room_for_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gac_core.scorer._FIRST_SHELF", 8)
+    scorer = Scorer(WITH_MEMO["llama"](), "llama")
+    short = [Query([n, 1, 2]) for n in range(16)]
+    keys = list(range(17))
+    scorer.score([*short, Query(list(range(50)) + list(range(40)))], keys)
+    sizes = {place: shelf._slots for place, shelf in scorer._shelves.items()}
+    assert sizes == {8: (16, 64), 512: (1, 128)}
+    scorer.score([Query([0, 1, 2, *range(20)])], [0])  # it has outgrown its shelf
+    assert [len(shelf) for shelf in scorer._shelves.values()] == [15, 1, 1]
+    scorer.drop(keys)
+    assert all(not shelf._stores() for shelf in scorer._shelves.values())
 
 
 def test_a_failed_forward_is_a_typed_error_and_leaves_no_trace() -> None:
