@@ -134,8 +134,9 @@ class Vocabulary:
         token_bytes = [b""] * count
         kinds = [Kind.HOLE] * size + [Kind.PADDING] * (count - size)
         byte_fallbacks, added_text = set(), set()
+        unknown_id = tokenizer.unk_token_id
         for i, piece in pieces.items():
-            if i == tokenizer.unk_token_id:
+            if i == unknown_id:
                 kinds[i] = Kind.CONTROL
             elif data := bytes_of(piece):
                 token_bytes[i], kinds[i] = data, Kind.TEXT
