@@ -2,9 +2,9 @@
 
 from gac_core import Ensemble
 
-QUESTION = "Mia has 31 coins. Mia finds 9 more. Mia loses 5. How many coins does Mia have now?"
+QUESTION = "The code of Ada is 4821.\nThe code of Ben is 9037.\n\nWhat is the code of Ben?"
 
-for threshold in (0.0, 0.5, 0.9, 1.0):
+for threshold in (0.0, 0.5, 0.9, 0.99, 1.0):
     with Ensemble.pocket(method="cascade", threshold=threshold) as ensemble:
         output = ensemble.generate([{"role": "user", "content": QUESTION}])
     share = output.usage.fused_steps / output.usage.steps

@@ -7,7 +7,7 @@ from gac_core import Ensemble
 
 async def main() -> None:
     """Ask five questions at once."""
-    questions = [f"What is {n} + {2 * n}?" for n in (3, 14, 15, 92, 65)]
+    questions = [f"What is {n} + {n + 5}?" for n in (3, 14, 25, 31, 42)]
     with Ensemble.pocket() as ensemble:
         prompts = [[{"role": "user", "content": question}] for question in questions]
         outputs = await ensemble.abatch(prompts, max_new_tokens=20)

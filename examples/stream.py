@@ -2,7 +2,7 @@
 
 from gac_core import Ensemble
 
-QUESTION = "Ben lives in Oslo.\nAda lives in Rome.\n\nWhere does Ada live?"
+QUESTION = "The code of Ada is 4821.\nThe code of Ben is 9037.\n\nWhat is the code of Ben?"
 
 with Ensemble.pocket() as ensemble:
     for step in ensemble.stream([{"role": "user", "content": QUESTION}]):

@@ -63,6 +63,9 @@ Threshold = Annotated[
     float | None,
     typer.Option(help="Cascade: the first model decides alone above this probability."),
 ]
+Primary = Annotated[
+    int | None, typer.Option(help="Which model a cascade asks first, from 0. Default: 0.")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Steps at most. Default: 256.")]
@@ -84,6 +87,7 @@ def run(
     weights: Weights = None,
     method: Method = None,
     threshold: Threshold = None,
+    primary: Primary = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_new_tokens: MaxNewTokens = None,
@@ -106,18 +110,18 @@ def run(
     disagreed and the ensemble settled it, and plain where the first decided alone (cascade). In a
     pipe the answer is plain text; the summary goes to standard error.
 
-    Example: gac run "Mia has 12 apples. She buys 7 more and gives away 4. How many?" --explain
+    Example: gac run --explain "What is 17 + 25?"
     """
-    if question is None:
-        if sys.stdin.isatty():
-            raise ConfigError('give a question: gac run "What is 17 + 25?"')
+    if question in (None, "-") and not sys.stdin.isatty():
         question = sys.stdin.read()
+    if question is None or question.strip() in ("", "-"):
+        raise ConfigError('give a question: gac run "What is 17 + 25?"')
     prompt: Prompt = (
         question if raw else _with_system([{"role": "user", "content": question}], system)
     )
     if raw and system is not None:
         raise ConfigError("--system needs a chat prompt; leave --raw or --system out")
-    placed = Placement(model, config, weights, method, threshold, device, dtype)
+    placed = Placement(model, config, weights, method, threshold, primary, device, dtype)
     sampling = _sampling(max_new_tokens, temperature, top_p, seed, stop)
     with placed.load() as ensemble:
         show = Explanation([m.name for m in ensemble.members]) if explain else Words()
@@ -139,6 +143,7 @@ def chat(
     weights: Weights = None,
     method: Method = None,
     threshold: Threshold = None,
+    primary: Primary = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_new_tokens: MaxNewTokens = None,
@@ -151,13 +156,18 @@ def chat(
 
     /reset begins anew, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
     """
-    placed = Placement(model, config, weights, method, threshold, device, dtype)
+    placed = Placement(model, config, weights, method, threshold, primary, device, dtype)
     sampling = _sampling(max_new_tokens, temperature, top_p, seed, None)
     with placed.load() as ensemble:
         names = ", ".join(member.name for member in ensemble.members)
         err().print(
             f"{names} write together. /reset begins anew, /quit leaves.", style="dim", markup=False
         )
+        if placed.is_pocket:
+            err().print(
+                "The pocket members know single questions only, so each is answered by itself.",
+                style="dim",
+            )
         messages: list[Message] = []
         while (line := _read_line()) is not None:
             if line == "/reset":
@@ -173,7 +183,8 @@ def chat(
             except PromptError as error:
                 err().print(f"{error}; /reset begins anew", style="red", markup=False)
                 continue
-            messages = [*asked, {"role": "assistant", "content": answer}]
+            if not placed.is_pocket:
+                messages = [*asked, {"role": "assistant", "content": answer}]
 
 
 @app.command()
@@ -257,7 +268,9 @@ def write_config(
 
     Example: gac config org/model-a org/model-b -o ensemble.yaml; gac run -c ensemble.yaml "Hello"
     """
-    text = commented_yaml(models or ["org/model-a", "path/to/model-b"])
+    # The file is read relative to where it is, so folders are written whole.
+    paths = [str(Path(m).absolute()) if output and Path(m).is_dir() else m for m in models or []]
+    text = commented_yaml(paths or ["org/model-a", "path/to/model-b"])
     if output is None:
         typer.echo(text, nl=False)
         return
@@ -310,8 +323,14 @@ class Placement:
     weights: str | None
     method: str | None
     threshold: float | None
+    primary: int | None
     device: str
     dtype: str
+
+    @property
+    def is_pocket(self) -> bool:
+        """Whether it is the embedded ensemble."""
+        return not self.models and self.config is None
 
     def load(self) -> "Ensemble":
         """Load it; progress bars on a terminal only."""
@@ -322,6 +341,8 @@ class Placement:
             options["method"] = self.method
         if self.threshold is not None:
             options["threshold"] = self.threshold
+        if self.primary is not None:
+            options["primary"] = self.primary
         if self.config is not None:
             if self.models or self.weights:
                 raise ConfigError("--config names models and weights; leave --model, --weights out")
@@ -333,12 +354,15 @@ class Placement:
             return Ensemble.from_config(config, progress=sys.stderr.isatty())
         if self.weights is not None:
             options["weights"] = _numbers(self.weights)
-        if not self.models:
-            if (self.device, self.dtype) != ("auto", "auto"):
-                raise ConfigError("the pocket ensemble runs on the CPU; --device needs --model")
+        if self.is_pocket:
+            if self.device not in ("auto", "cpu") or self.dtype not in ("auto", "float32"):
+                raise ConfigError(
+                    "the pocket ensemble runs on the CPU in float32; for --device and --dtype "
+                    "name models with --model"
+                )
             return Ensemble.pocket(**options)
         return Ensemble.from_pretrained(
-            self.models,
+            self.models or [],
             device=self.device,
             dtype=self.dtype,
             progress=sys.stderr.isatty(),

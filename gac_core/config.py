@@ -103,6 +103,11 @@ class MemberConfig(_Checked):
         (), description="added tokens that count as text, such as <think>"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_is_a_model(cls, values: Any) -> Any:
+        return {"model": values} if isinstance(values, str) else values
+
     @model_validator(mode="after")
     def _placed_once(self) -> Self:
         if self.device_map is not None and self.device != "auto":

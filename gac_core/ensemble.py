@@ -110,7 +110,11 @@ class Ensemble:
             VocabularyError: a tokenizer can not take part.
 
         """
-        if isinstance(models, str) or not models:
+        if (
+            isinstance(models, str)
+            or not models
+            or not all(isinstance(m, (str, Path)) for m in models)
+        ):
             raise ConfigError("models must be a list of folders or hub names, one or more")
         placed = {"device": device, "device_map": device_map, "max_memory": max_memory}
         members = [MemberConfig.of({"model": str(m), "dtype": dtype, **placed}) for m in models]
@@ -133,6 +137,10 @@ class Ensemble:
             VocabularyError: a tokenizer can not take part.
 
         """
+        if not isinstance(config, (EnsembleConfig, dict, str, Path)):
+            raise ConfigError(
+                f"config must be an EnsembleConfig, its values or a path, not {config!r:.80}"
+            )
         if isinstance(config, dict):
             config = EnsembleConfig.of(config)
         elif not isinstance(config, EnsembleConfig):
@@ -159,6 +167,14 @@ class Ensemble:
         """
         if names is not None and len(names) != len(models):
             raise ConfigError(f"there are {len(models)} models and {len(names)} names")
+        for item in models:
+            if not (
+                isinstance(item, (tuple, list))
+                and len(item) == 2
+                and isinstance(item[0], PreTrainedModel)
+                and isinstance(item[1], PreTrainedTokenizerBase)
+            ):
+                raise ConfigError(f"models must be (model, tokenizer) pairs, not {item!r:.80}")
         paths = [model.name_or_path or "model" for model, _ in models]
         members = [
             MemberConfig.of({"model": path, "name": names[i] if names else None})

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from gac_core.config import MemberConfig
-from gac_core.errors import GacError, LoadError
+from gac_core.errors import ConfigError, GacError, LoadError
 
 _FILES: Final = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
@@ -210,8 +210,19 @@ def _load_model(config: MemberConfig, folder: str, index: int) -> PreTrainedMode
 
 
 def pick_device(device: str, index: int) -> torch.device:
-    """The device asked for; for "auto", GPUs in turn, else MPS, else the CPU."""
+    """The device asked for; for "auto", GPUs in turn, else MPS, else the CPU.
+
+    Raises:
+        ConfigError: there is no such device.
+
+    """
     if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(
+                f"there is no device {device!r} here; use cpu, cuda, cuda:1, mps or auto"
+            ) from error
         return torch.device(device)
     if torch.cuda.is_available():
         return torch.device("cuda", index % torch.cuda.device_count())

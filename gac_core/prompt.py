@@ -19,6 +19,8 @@ ROLES: Final = ("system", "user", "assistant", "tool")
 
 _MARKS: Final = frozenset("\U000f0000\U000f0001")
 
+_TOO_LONG: Final = "sequence-length-is-longer-than-the-specified-maximum"
+
 # For members without a template of their own (base models).
 TRANSCRIPT_TEMPLATE: Final = (
     "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n\n{% endfor %}"
@@ -140,6 +142,8 @@ def _render(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], generation: bool
 ) -> tuple[str, list[int]]:
     text = _template_text(tokenizer, messages, generation=generation)
+    # Prompts that are too long are refused by us; transformers need not warn of them.
+    tokenizer.deprecation_warnings[_TOO_LONG] = True
     own_controls = tokenizer.chat_control_tokens
     tokenizer.chat_control_tokens = [t.content for t in tokenizer.added_tokens_decoder.values()]
     try:

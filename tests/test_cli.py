@@ -85,8 +85,11 @@ def test_explain_shows_every_members_view(
         (["run", "--weights", "1", "Hello"], 2, "3 models and 1 weights"),
         (["run", "-c", "x.yaml", "-m", "y", "Hello"], 2, "leave --model, --weights out"),
         (["run", "--raw", "--system", "x", "Hello"], 2, "--system needs a chat prompt"),
-        (["run", "--device", "cuda:7", "Hello"], 2, "--device needs --model"),
+        (["run", "--device", "cuda:7", "Hello"], 2, "name models with --model"),
         (["run", "--threshold", "0.5", "Hello"], 2, "threshold needs method cascade"),
+        (["run", "  "], 2, "give a question"),
+        (["run", "--weights", "0,1,1", "--primary", "0", "Hello"], 2, "choose another primary"),
+        (["run", "--primary", "3", "Hello"], 2, "primary is 3, but there are 3 members"),
         (["run", "--tempurature", "1", "Hello"], 2, "No such option"),
         (["vocab", "./nowhere"], 3, "there is no folder"),
         (["vocab", "--words", "/nowhere"], 2, "--words: /nowhere can not be read"),
@@ -141,6 +144,23 @@ def test_chat_remembers_and_obeys_commands(
     assert "There are /reset and /quit" in err
     assert "shorten the prompt" in err
     assert "begins anew" in err
+
+
+def test_the_pocket_chat_answers_each_line_by_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What is 17 + 25?\nHello\nWhat is 3 + 4?\n"))
+    assert gac("chat") == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines() == ["17 + 25 = 42", "Hello! How can I help you?", "3 + 4 = 7"]
+    assert "by itself" in err
+
+
+def test_a_device_that_is_not_there(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gac("run", "-m", folders[0], "--device", "foo", "Hello") == 2
+    assert "there is no device 'foo' here; use cpu" in capsys.readouterr().err
 
 
 def test_vocab_compares(

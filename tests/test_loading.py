@@ -100,6 +100,19 @@ def test_names_are_unique() -> None:
     assert member_names(configs) == ["a", "a-2", "b"]
 
 
+def test_wrong_shapes() -> None:
+    model, tokenizer = pair("chatml")
+    for wrong in (["gpt2"], [model], [(tokenizer, model)]):
+        with pytest.raises(ConfigError, match=r"must be \(model, tokenizer\) pairs"):
+            Ensemble.from_models(wrong)  # type: ignore[arg-type]
+    for config in (None, [1]):
+        with pytest.raises(ConfigError, match="config must be"):
+            Ensemble.from_config(config)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="must be a list of folders"):
+        Ensemble.from_pretrained([1])  # type: ignore[list-item]
+    assert EnsembleConfig.of({"members": ["a/b"]}).members[0].model == "a/b"
+
+
 def test_a_missing_folder() -> None:
     with pytest.raises(LoadError, match=r"there is no folder \./nowhere"):
         load_members([MemberConfig(model="./nowhere")], progress=False)
