@@ -133,7 +133,9 @@ class Scorer:
                 self._shelves[place].drop(key)
 
     def forget(self) -> None:
-        """Forget everything."""
+        """Forget everything and free its memory at once, not when cycles are collected."""
+        for shelf in self._shelves.values():
+            shelf.clear()
         self._shelves.clear()
         self._places.clear()
 

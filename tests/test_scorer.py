@@ -1,4 +1,5 @@
 import random
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -174,9 +175,12 @@ def test_a_failed_forward_is_a_typed_error_and_leaves_no_trace() -> None:
     model = WITH_MEMO["llama"]()
     scorer, oracle = Scorer(model, "fragile"), Scorer(model, "oracle", use_memo=False)
     scorer.score([Query([1, 2, 3])], ["a"])
+    (shelf,) = scorer._shelves.values()
+    keys = weakref.ref(shelf._stores()[0])
     with pytest.raises(MemberError, match="fragile"):
         scorer.score([Query([1, 2, 3, ROWS + 5])], ["a"])
     assert scorer.held_rows == 0
+    assert keys() is None  # freed at once, though memo and cache refer to one another
     (got,) = scorer.score([Query([1, 2, 3, 4])], ["a"])
     (want,) = oracle.score([Query([1, 2, 3, 4])])
     torch.testing.assert_close(got, want)
