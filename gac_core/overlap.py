@@ -34,7 +34,7 @@ def overlap(a: Speller, b: Speller, words: Iterable[str] = ()) -> Overlap:
         a: the first.
         b: the second.
         words: common words; each is written as in the middle of a text, with a space before it
-            (GaC, https://arxiv.org/abs/2406.12585, appendix: shares above 90% combine well).
+            (as in GaC, https://arxiv.org/abs/2406.12585, whose pairs all share above 90%).
 
     """
     units_a, units_b = a.vocabulary.ids_by_bytes.keys(), b.vocabulary.ids_by_bytes.keys()

@@ -1,6 +1,6 @@
 """The laws every method must keep, as functions of a method's configuration.
 
-`test_laws.py` runs them over every method, so a new method is checked by adding it to `METHODS`.
+`test_laws.py` runs them over every configuration in `METHODS` below; add one for a new method.
 """
 
 from collections.abc import Sequence
