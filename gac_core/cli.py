@@ -202,7 +202,8 @@ def vocab(
     """Compare vocabularies: how much of them is common, how large their union is.
 
     "words alike" is the share of common words that two tokenizers write with the same pieces.
-    It was above 90% for all pairs of the GaC paper; others rely on re-encoded histories, the default.
+    It was above 90% for all pairs of the GaC paper; others rely on re-encoded histories, which
+    are the default.
     """
     from gac_core.ensemble import POCKET_MEMBERS, pocket_folder
     from gac_core.loading import load_tokenizers

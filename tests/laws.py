@@ -59,10 +59,6 @@ def assert_same(a: Output, b: Output) -> None:
             assert abs(mine.prob - its.prob) < 1e-6
 
 
-def texts(outputs: Sequence[Output]) -> list[str]:
-    return [output.text for output in outputs]
-
-
 def law_1_one_member_is_generate(family: str, method: dict[str, Any], prompt: str) -> None:
     model, _ = pair(family, 5)
     with make([family], [5], **method) as ensemble:
