@@ -23,7 +23,7 @@ from gac_core.prompt import Message, check_text, render_prompt
 from gac_core.request import Member, Request
 from gac_core.run import Sink
 from gac_core.steps import Output
-from gac_core.streams import AsyncStream, Stream
+from gac_core.streams import AsyncStream, Stream, Whole
 from gac_core.union import Union
 
 Prompt = str | Sequence[Message]
@@ -209,7 +209,7 @@ class Ensemble:
             EngineClosedError: the ensemble was closed.
 
         """
-        return Output.of(list(self.stream(prompt, params, **options)))
+        return self.batch([prompt], params, **options)[0]
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
@@ -225,13 +225,14 @@ class Ensemble:
         If one fails, the others are stopped and its error is raised.
         """
         _check_batch(prompts)
-        streams: list[Stream] = []
+        answers: list[Whole] = []
         try:
-            streams += [self.stream(prompt, params, **options) for prompt in prompts]
-            return [Output.of(list(stream)) for stream in streams]
+            for prompt in prompts:
+                answers.append(Whole(self._submission(prompt, params, options)))
+            return [Output.of(answer.steps()) for answer in answers]
         finally:
-            for stream in streams:
-                stream.close()
+            for answer in answers:
+                answer.close()
 
     async def agenerate(
         self, prompt: Prompt, params: SamplingParams | None = None, **options: Any

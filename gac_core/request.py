@@ -7,6 +7,7 @@ A method asks for logits with `Ask`, turns them into distributions over the unio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
@@ -14,7 +15,7 @@ from gac_core import fusion
 from gac_core.config import SamplingParams
 from gac_core.errors import NonFiniteLogitsError
 from gac_core.history import History
-from gac_core.sampling import choose, make_warpers, penalise_repetition, uniform_at
+from gac_core.sampling import choose, make_warpers, penalise_repetition, top_row, uniform_at
 from gac_core.scorer import Query, Scorer
 from gac_core.speller import Speller
 from gac_core.steps import DecidedBy, MemberView, Step
@@ -65,6 +66,12 @@ class Settings:
     primary: int
     history: str
 
+    @cached_property
+    def weights(self) -> torch.Tensor:
+        """The members' weights, of sum 1, (members,)."""
+        weights = [member.weight for member in self.members]
+        return torch.tensor(weights, dtype=torch.float64)
+
 
 class Request:
     """The state of one request that methods work on.
@@ -108,7 +115,7 @@ class Request:
         self._rule = settings.fusion
         self._seed = sampling.seed
         self._warpers = make_warpers(sampling)
-        self._weights = [member.weight for member in self.members]
+        self._weights = settings.weights
         self._openings: dict[int, torch.Tensor] = {}
 
     def ask(self, *members: int) -> Ask:
@@ -130,7 +137,7 @@ class Request:
             ids = torch.tensor(self.histories[member].ids, device=logits.device)
             logits = penalise_repetition(logits, ids, self.sampling.repetition_penalty)
         probs = self.union.mask(member, logits).softmax(-1)
-        if not bool(torch.isfinite(probs[0])):  # NaN spreads over all rows
+        if not math.isfinite(probs[0]):  # NaN spreads over all rows
             raise NonFiniteLogitsError(
                 f"{self.members[member].name} gave logits that are NaN, infinite or all masked at "
                 f"step {self.position}; try dtype float32 or bfloat16 for it"
@@ -153,8 +160,7 @@ class Request:
     def fuse(self, probs: Sequence[torch.Tensor]) -> torch.Tensor:
         """All members' distributions over the union as one, (size,)."""
         stacked = torch.stack(list(probs))  # (members, size), in the most precise of their types
-        weights = torch.tensor(self._weights, dtype=stacked.dtype, device=stacked.device)
-        return self._rule(stacked, weights)
+        return self._rule(stacked, self._weights.to(stacked))
 
     def choose(self, probs: torch.Tensor) -> int:
         """The row that is greedy, or drawn for this position with the request's seed."""
@@ -171,7 +177,7 @@ class Request:
 
         """
         row = self.choose(fused)
-        tops = [int(p.argmax()) for p in probs]
+        tops = [top_row(p) for p in probs]
         unit, is_end = self.union.unit(row), self.union.is_end(row)
         leads = self._fused_leads(unit)
         shown = self._shown if any(leads) else bytes
@@ -192,7 +198,7 @@ class Request:
     def emit_alone(self, probs: torch.Tensor) -> Step:
         """Choose from the primary's distribution over its own rows and tell every member."""
         token = self.choose(probs)
-        top = int(probs.argmax())
+        top = top_row(probs)
         member = self.members[self.primary]
         vocabulary = self.union.vocabularies[self.primary]
         tokens = vocabulary.token_bytes

@@ -50,11 +50,13 @@ class ScorerStats:
 
     Attributes:
         forwards: forward passes.
+        queries: queries answered; several may share a forward pass.
         positions: positions computed, padding left out.
 
     """
 
     forwards: int = 0
+    queries: int = 0
     positions: int = 0
 
 
@@ -115,6 +117,7 @@ class Scorer:
         """
         if keys is not None and len(set(keys)) < len(queries):
             raise ValueError("two queries of one call have the same key; give each its own branch")
+        self.stats.queries += len(queries)
         try:
             with torch.inference_mode():
                 if not self.has_memo or keys is None:

@@ -79,6 +79,31 @@ class Stream:
             self._ticket.cancel()
 
 
+class Whole:
+    """A request whose steps are wanted all at once: its owner is woken only at the end."""
+
+    def __init__(self, submit: Submit) -> None:
+        self._steps: list[Step] = []
+        self._end: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._ticket = submit(self._take, self._end.put)
+
+    def _take(self, step: Step) -> None:
+        self._steps.append(step)
+        if step.outcome is not None:
+            self._end.put(None)
+
+    def steps(self) -> list[Step]:
+        """Wait for the last step; the error, if there was one."""
+        error = self._end.get()
+        if error is not None:
+            raise error
+        return self._steps
+
+    def close(self) -> None:
+        """Stop the request, if it is still running."""
+        self._ticket.cancel()
+
+
 class AsyncStream:
     """`Stream` for asyncio.
 

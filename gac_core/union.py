@@ -10,6 +10,7 @@ on the end tokens, each of these too. An ensemble of one model is then that mode
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Protocol
 
 import torch
 
@@ -61,7 +62,7 @@ class Union:
             assert unspellable <= NEVER_IN_TEXT, "a member that can not spell text was let in"
         self.size = len(self._units)
         self._allowed = tuple(_allowed(v, unspellable) for v in self.vocabularies)
-        self._masks = tuple(~allowed for allowed in self._allowed)
+        self._masked = [(~allowed).nonzero().flatten() for allowed in self._allowed]
         self._maps = tuple(self._map(m) for m in range(len(self.vocabularies)))
 
     def unit(self, row: int) -> bytes:
@@ -98,7 +99,10 @@ class Union:
 
     def mask(self, member: int, logits: torch.Tensor) -> torch.Tensor:
         """The member's logits with -inf where a row is neither text nor END. (..., member rows)"""
-        return logits.masked_fill(self._mask_on(member, logits.device), -torch.inf)
+        masked = self._masked[member]
+        if masked.device != logits.device:
+            masked = self._masked[member] = masked.to(logits.device)
+        return logits.index_fill(-1, masked, -torch.inf)
 
     def project(self, member: int, probs: torch.Tensor) -> torch.Tensor:
         """A member's probabilities over its own rows as probabilities over the union.
@@ -112,63 +116,82 @@ class Union:
 
         """
         probs = probs.to(self.device)
-        index = self._maps[member]
-        if isinstance(index, _Moves):
-            if len(probs) == self.size and not len(index.rows):
-                return probs
-            out = probs.new_zeros(self.size)
-            out[: len(probs)] = probs[: self.size]
-            out.index_add_(0, index.into, probs[index.rows])
-            out[index.rows[index.rows < self.size]] = 0
-            return out
-        return probs.new_zeros(self.size).index_add_(0, index, probs)
+        return self._maps[member].apply(probs, self.size)
 
-    def _mask_on(self, member: int, device: torch.device) -> torch.Tensor:
-        mask = self._masks[member]
-        if mask.device != device:
-            mask = mask.to(device)
-            masks = list(self._masks)
-            masks[member] = mask
-            self._masks = tuple(masks)
-        return mask
-
-    def _map(self, member: int) -> "torch.Tensor | _Moves":
+    def _map(self, member: int) -> "_Map":
         """Where the rows of a member go."""
         vocabulary = self.vocabularies[member]
         first = self.vocabularies[self.primary]
         if self.is_shared:
             if len(self.end_rows) > 1 or vocabulary.end_ids == self.end_rows:
-                return self._moves({})
+                return _Moves({}, len(vocabulary), self.size, self.device)
             (end,) = self.end_rows
-            return self._moves({i: end for i in vocabulary.end_ids if i != end})
+            into = {i: end for i in vocabulary.end_ids if i != end}
+            return _Moves(into, len(vocabulary), self.size, self.device)
         (end,) = self.end_rows
         rows = self.rows
         allowed = self._allowed[member].tolist()
         kinds, tokens = vocabulary.kinds, vocabulary.token_bytes
-        # Masked rows hold no mass and may go anywhere.
-        index = [
-            rows[tokens[i]] if ok and kinds[i] is Kind.TEXT else end for i, ok in enumerate(allowed)
-        ]
+        into = {
+            i: rows[tokens[i]] if kinds[i] is Kind.TEXT else end
+            for i, ok in enumerate(allowed)
+            if ok
+        }
         if vocabulary is first or vocabulary == first:
-            return self._moves(
-                {i: index[i] for i, ok in enumerate(allowed) if ok and index[i] != i}
-            )
-        # int64: index_add_ with int32 indices is many times slower on CPU.
-        return torch.tensor(index, dtype=torch.int64, device=self.device)
+            moved = {i: row for i, row in into.items() if row != i}
+            return _Moves(moved, len(vocabulary), self.size, self.device)
+        return _Scatter(into, len(vocabulary), self.size, self.device)
 
-    def _moves(self, into: dict[int, int]) -> "_Moves":
-        rows = torch.tensor(list(into), dtype=torch.int64, device=self.device)
-        return _Moves(
-            rows, torch.tensor(list(into.values()), dtype=torch.int64, device=rows.device)
-        )
+
+class _Map(Protocol):
+    """Takes (member rows,) to (size,) with the same mass; masked rows hold none."""
+
+    def apply(self, probs: torch.Tensor, size: int) -> torch.Tensor: ...
 
 
 class _Moves:
     """A map that is the identity but for a few rows, whose mass is moved into others."""
 
-    def __init__(self, rows: torch.Tensor, into: torch.Tensor) -> None:
-        self.rows = rows
-        self.into = into
+    def __init__(self, into: dict[int, int], rows: int, size: int, device: torch.device) -> None:
+        self._is_identity = rows == size and not into
+        # int64: index_add_ with int32 indices is many times slower on CPU.
+        self._rows = torch.tensor(list(into), dtype=torch.int64, device=device)
+        self._into = torch.tensor(list(into.values()), dtype=torch.int64, device=device)
+        self._left = self._rows[self._rows < size]
+
+    def apply(self, probs: torch.Tensor, size: int) -> torch.Tensor:
+        if self._is_identity and len(probs) == size:
+            return probs
+        out = probs.new_zeros(size)
+        out[: len(probs)] = probs[:size]
+        if len(self._rows):
+            out.index_add_(0, self._into, probs[self._rows])
+            out.index_fill_(0, self._left, 0.0)
+        return out
+
+
+class _Scatter:
+    """A map in which a few rows meet others; writing the rest is faster than adding it."""
+
+    def __init__(self, into: dict[int, int], rows: int, size: int, device: torch.device) -> None:
+        index = torch.full((rows,), size, dtype=torch.int64)  # a place behind the end, cut off
+        taken: set[int] = set()
+        added: dict[int, int] = {}
+        for row, to in into.items():
+            if to in taken:
+                added[row] = to
+            else:
+                taken.add(to)
+                index[row] = to
+        self._index = index.to(device)
+        self._rows = torch.tensor(list(added), dtype=torch.int64, device=device)
+        self._into = torch.tensor(list(added.values()), dtype=torch.int64, device=device)
+
+    def apply(self, probs: torch.Tensor, size: int) -> torch.Tensor:
+        out = probs.new_zeros(size + 1).scatter_(0, self._index, probs)[:size]
+        if len(self._rows):
+            out.index_add_(0, self._into, probs[self._rows])
+        return out
 
 
 def are_same_text(vocabularies: Sequence[Vocabulary]) -> bool:
