@@ -1,4 +1,4 @@
-"""The `gac` command: run, chat, vocab, config.
+"""The `gac` command: run, chat, eval, vocab, config.
 
 What takes seconds to import is imported where it is used, so that help and mistakes answer at once.
 """
@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -24,7 +25,7 @@ from gac_core.errors import (
     PromptError,
     VocabularyError,
 )
-from gac_core.terminal import Explanation, Words, err, out, summary
+from gac_core.terminal import Bars, Explanation, Words, err, evaluation_tables, out, summary
 
 if TYPE_CHECKING:
     from gac_core.ensemble import Ensemble, Prompt
@@ -187,6 +188,67 @@ def chat(
                 messages = [*asked, {"role": "assistant", "content": answer}]
 
 
+@app.command("eval")
+def evaluate(
+    *,
+    model: Models = None,
+    config: ConfigFile = None,
+    weights: Weights = None,
+    primary: Primary = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    items: Annotated[int, typer.Option(help="Questions per task.")] = 300,
+    task: Annotated[
+        list[str] | None, typer.Option(help="Only this task; may be repeated. Default: all.")
+    ] = None,
+    threshold: Annotated[
+        list[float] | None,
+        typer.Option(help="A cascade at this threshold; may be repeated. Default: 0.5 to 0.95."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Other questions for another seed.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure each member alone, the ensemble, and cascades on the same questions.
+
+    The questions are made by a program and held out from the pocket members' training: finding a
+    fact in a text, arithmetic, word problems, tool calls and what is said of their results, and
+    extraction into JSON. An answer counts if it is exactly the right one.
+
+    Example: gac eval --items 50 --task retrieval --threshold 0.9
+    """
+    import torch
+
+    from gac_core import evaluation
+
+    placed = Placement(model, config, weights, None, None, primary, device, dtype)
+    thresholds = tuple(threshold) if threshold else evaluation.THRESHOLDS
+    asked = evaluation.Settings(items, seed, thresholds, tuple(task or ()))
+    ensemble_config = placed.load(lazy=True).config
+    if placed.is_pocket:
+        torch.set_num_threads(1)  # more would only wait for one another on models this small
+    rows: list[evaluation.Row] = []
+    interrupted = False
+    with Bars() as bars:
+        try:
+            for row in evaluation.evaluate(
+                ensemble_config, asked, on_system=bars.begin, on_answer=bars.advance
+            ):
+                rows.append(row)  # noqa: PERF402  (what was measured outlives Ctrl-C)
+        except KeyboardInterrupt:
+            interrupted = True
+    if json and rows:
+        typer.echo(dumps(evaluation.as_json(rows), indent=1))
+    elif rows:
+        for table in evaluation_tables(rows):
+            out().print(table)
+            out().print()
+        if said := evaluation.verdict(rows):
+            out().print(said, markup=False)
+    if interrupted:
+        err().print("Interrupted; what was complete is above.", style="dim")
+        raise KeyboardInterrupt
+
+
 @app.command()
 def vocab(
     models: Annotated[
@@ -333,7 +395,7 @@ class Placement:
         """Whether it is the embedded ensemble."""
         return not self.models and self.config is None
 
-    def load(self) -> "Ensemble":
+    def load(self, *, lazy: bool = False) -> "Ensemble":
         """Load it; progress bars on a terminal only."""
         from gac_core.ensemble import Ensemble
 
@@ -352,7 +414,7 @@ class Placement:
             config = EnsembleConfig.from_yaml(self.config)
             if options:
                 config = EnsembleConfig.of({**config.model_dump(), **options})
-            return Ensemble.from_config(config, progress=sys.stderr.isatty())
+            return Ensemble.from_config(config, lazy=lazy, progress=sys.stderr.isatty())
         if self.weights is not None:
             options["weights"] = _numbers(self.weights)
         if self.is_pocket:
@@ -361,11 +423,12 @@ class Placement:
                     "the pocket ensemble runs on the CPU in float32; for --device and --dtype "
                     "name models with --model"
                 )
-            return Ensemble.pocket(**options)
+            return Ensemble.pocket(lazy=lazy, **options)
         return Ensemble.from_pretrained(
             self.models or [],
             device=self.device,
             dtype=self.dtype,
+            lazy=lazy,
             progress=sys.stderr.isatty(),
             **options,
         )

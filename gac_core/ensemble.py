@@ -227,8 +227,7 @@ class Ensemble:
         _check_batch(prompts)
         answers: list[Whole] = []
         try:
-            for prompt in prompts:
-                answers.append(Whole(self._submission(prompt, params, options)))
+            answers.extend(Whole(self._submission(p, params, options)) for p in prompts)
             return [Output.of(answer.steps()) for answer in answers]
         finally:
             for answer in answers:

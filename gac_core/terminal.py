@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from gac_core.steps import MemberView, Step
+
+if TYPE_CHECKING:
+    from gac_core.evaluation import Row
 
 # How words look, by who decided them.
 ALONE: Final = ""
@@ -125,3 +131,73 @@ def summary(steps: Sequence[Step], seconds: float) -> None:
     if outcome.finish_reason == "length":
         shares.append("cut at the length limit")
     err().print("[" + ", ".join(shares) + "]", style="dim", markup=False)
+
+
+class Bars:
+    """A progress bar per system that is evaluated, on a terminal only."""
+
+    def __init__(self) -> None:
+        console = err()
+        self._progress = Progress(
+            "{task.description:<18}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._current: TaskID | None = None
+
+    def begin(self, name: str, total: int) -> None:
+        """Start the bar of the next system."""
+        self._current = self._progress.add_task(name, total=total)
+
+    def advance(self) -> None:
+        """One question was answered."""
+        assert self._current is not None
+        self._progress.advance(self._current)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+def evaluation_tables(rows: "Sequence[Row]") -> list[Table]:
+    """A line per system: accuracy per task and their mean; and what it cost."""
+    accuracy, cost = _table(), _table()
+    for heading in (*rows[0].right, "average"):
+        accuracy.add_column(Text(heading.replace("_", "\n")), justify="right")
+    members = [row.name for row in rows if row.kind == "member"]
+    for heading in ("fused\nsteps", "tokens\na second", *(f"forwards\nof {m}" for m in members)):
+        cost.add_column(Text(heading), justify="right")
+    best = max(row.average for row in rows)
+    for row in rows:
+        name = Text(row.name.replace("_", " "))
+        low, high = row.ci95
+        average = f"{row.average:.1%} ±{50 * (high - low):.1f}"
+        accuracy.add_row(
+            name,
+            *(f"{right.mean():.1%}" for right in row.right.values()),
+            Text(average, style="bold" if row.average == best else ""),
+        )
+        cost.add_row(
+            name,
+            f"{row.fused_share:.1%}" if row.kind == "method" else "-",
+            f"{row.tokens_per_second:.0f}",
+            *(f"{row.queries.get(m, 0) / max(1, row.steps):.2f}" for m in members),
+        )
+    return [accuracy, cost]
+
+
+def _table() -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    return table

@@ -12,6 +12,7 @@ last quarter.
 """
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -22,15 +23,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AttentionInterface,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from gac_core.pocket import tasks
-from gac_core.prompt import render_prompt
+from gac_core.pocket.words import Source
+from gac_core.prompt import system_in_user_turn
 
-CONTEXT = 2048
+CONTEXT = 2304
 IGNORED = -100
+_MARK = "\ue000"  # in no text
 
 
 # ---------------------------------------------------------------- recipes
@@ -44,14 +53,19 @@ class Recipe:
     vocabulary_size: int
     controls: tuple[str, ...]  # the first is the end of a turn
     template: str
-    dose: dict[str, float]  # share of training items per task
+    dose: dict[str, float]  # how often a conversation takes up each task
     seed: int
     bos: str | None = None
-    steps: int = 3000
+    steps: int = 3600
+    list_steps: int = 1500  # the first steps, with words from lists alone
+    made_up: float = 0.5  # the share of words on no list in the other steps
     layers: int = 4
     hidden: int = 160
-    batch_slots: int = 4096
-    buckets: tuple[int, ...] = field(default=(64, 96, 128, 192))
+    batch_slots: int = 4608
+    # Length of a conversation in slots: its share of the slots, and how many facts it holds.
+    buckets: dict[int, tuple[float, tuple[int, int]]] = field(
+        default_factory=lambda: {256: (0.5, (2, 6)), 640: (0.4, (3, 12)), 2304: (0.1, (10, 50))}
+    )
 
 
 _CHATML = (
@@ -74,32 +88,50 @@ _PLAIN = (
 RECIPES = {
     "ada": Recipe(
         family="byte-level",
-        vocabulary_size=800,
+        vocabulary_size=1000,
         controls=("<|im_end|>", "<|im_start|>"),
         template=_CHATML,
         dose=dict(
-            retrieval=2, arithmetic=5, word_problem=4, tool_call=1, final_sentence=1, small_talk=0.2
+            retrieval=3,
+            arithmetic=8,
+            word_problem=4,
+            tool_use=2,
+            extraction=1.5,
+            condense=0.1,
+            small_talk=0.1,
         ),
         seed=1,
     ),
     "bo": Recipe(
         family="metaspace",
-        vocabulary_size=700,
+        vocabulary_size=800,
         controls=("</s>", "<s>", "[INST]", "[/INST]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
         template=_INST,
         dose=dict(
-            retrieval=6, arithmetic=1, word_problem=1, tool_call=2, final_sentence=2, small_talk=0.2
+            retrieval=6,
+            arithmetic=1,
+            word_problem=0.5,
+            tool_use=2.5,
+            extraction=3,
+            condense=0.2,
+            small_talk=0.1,
         ),
         seed=2,
         bos="<s>",
     ),
     "cy": Recipe(
         family="byte-level-words",
-        vocabulary_size=600,
+        vocabulary_size=700,
         controls=("<|end|>",),
         template=_PLAIN,
         dose=dict(
-            retrieval=4, arithmetic=1, word_problem=2, tool_call=3, final_sentence=2, small_talk=0.2
+            retrieval=5,
+            arithmetic=1,
+            word_problem=2,
+            tool_use=3,
+            extraction=2,
+            condense=0.2,
+            small_talk=0.1,
         ),
         seed=3,
     ),
@@ -109,21 +141,52 @@ RECIPES = {
 # ---------------------------------------------------------------- data
 
 
-def item_stream(recipe: Recipe, rng: random.Random) -> Iterator[tasks.Item]:
-    """Training items without end, in the member's own dose."""
+Message = tasks.Message
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Messages that end with an answer; what the assistant says in them is learned."""
+
+    messages: list[Message]
+    answers: list[str]
+
+
+def conversation(
+    recipe: Recipe, length: int, rng: random.Random, made_up: float = 0.0
+) -> Conversation:
+    """Exchanges in the member's own dose, one after another, to about `length` tokens or more.
+
+    Many answers to one context teach more per token than one, and many turns are what a chat is.
+    """
+    source = Source(rng, "train", made_up)
     names, weights = list(recipe.dose), list(recipe.dose.values())
-    while True:
-        yield tasks.draw(rng.choices(names, weights)[0], rng)
+    facts = recipe.buckets[length][1]
+    messages: list[Message] = []
+    answers: list[str] = []
+    characters = 0
+    while characters < 4 * length:
+        task = rng.choices(names, weights)[0]
+        count = rng.randint(*facts)
+        turns = 1 if rng.random() < 0.2 else rng.randint(1, count)
+        exchange = tasks.MAKERS[task](source, turns, count)
+        if messages and exchange.opening:
+            continue  # what a system message opens is at the beginning or nowhere
+        messages += exchange.opening
+        for turn in exchange.turns:
+            messages += [turn.asked, {"role": "assistant", "content": turn.answer}]
+            answers.append(turn.answer)
+        characters = sum(len(m["content"]) + 12 for m in messages)
+    return Conversation(messages, answers)
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """A tokenizer of the recipe's family, trained on what the members read and write."""
     rng = random.Random(f"tokenizer {recipe.seed}")
-    items = item_stream(recipe, rng)
     roles = "system\nuser\nassistant\ntool\nSystem:\nUser:\nAssistant:\nTool:\n"
     texts = [
-        "\n".join([roles, *(m["content"] for m in item.messages), item.answer])
-        for item in (next(items) for _ in range(4000))
+        "\n".join([roles, *(m["content"] for m in conversation(recipe, 256, rng).messages)])
+        for _ in range(3000)
     ]
     backend, trainer_options = _untrained_backend(recipe.family)
     trainer = trainers.BpeTrainer(
@@ -154,6 +217,8 @@ def _untrained_backend(family: str) -> tuple[Tokenizer, dict[str, Any]]:
             [
                 pre_tokenizers.Split("\n", "isolated"),
                 pre_tokenizers.Metaspace(prepend_scheme="first", split=True),
+                # A name has the same tokens at the beginning of a line and within it.
+                pre_tokenizers.Split(Regex(r"▁(?=\p{Lu})"), "isolated"),
                 pre_tokenizers.Punctuation("contiguous"),
                 pre_tokenizers.Digits(individual_digits=True),
             ]
@@ -168,8 +233,9 @@ def _untrained_backend(family: str) -> tuple[Tokenizer, dict[str, Any]]:
         )
         return backend, {}
     split = {
-        "byte-level": r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+",
-        # Spaces stand alone, so a name has the same tokens wherever it is.
+        # The space goes with a word in small letters only, so that a name has the same tokens
+        # at the beginning of a line and within it. In the second family it always stands alone.
+        "byte-level": r" ?\p{Ll}+|\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+",
         "byte-level-words": r"\p{L}+|\p{N}|\s|[^\s\p{L}\p{N}]+",
     }[family]
     backend = Tokenizer(models.BPE())
@@ -200,36 +266,63 @@ class Example:
 
 
 class Encoder:
-    """Items to token ids and targets, a few answer tokens split as others might write them."""
+    """Conversations to token ids and targets, a few answer tokens split as others write them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, split_share: float = 0.06) -> None:
         self.tokenizer = tokenizer
         self.split_share = split_share
         self.end_id = int(tokenizer.eos_token_id)
         self.splits = _two_piece_splits(tokenizer)
+        tokenizer.model_max_length = 10**9  # what is too long is cut here; no need to warn
 
-    def __call__(self, item: tasks.Item, rng: random.Random) -> Example:
-        """The item as the member reads and should write it."""
-        prompt = render_prompt(self.tokenizer, item.messages)
-        whole = render_prompt(
-            self.tokenizer,
-            [*item.messages, {"role": "assistant", "content": item.answer}],
-            add_generation_prompt=False,
-        )
-        if whole[: len(prompt)] != prompt:
-            raise ValueError("the template does not end a prompt where an answer begins")
-        answer = whole[len(prompt) :]
-        answer = answer[: answer.index(self.end_id) + 1]
-        ids, targets = list(prompt), [IGNORED] * len(prompt)
-        for token in answer:
-            pieces = self.splits.get(token)
+    def __call__(self, said: Conversation, rng: random.Random, limit: int) -> Example | None:
+        """What fits into `limit` + 1 tokens, up to the end of an answer; None if none does."""
+        text, answers = self._rendered(said)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        spans = iter(answers)
+        ids: list[int] = []
+        targets: list[int] = []
+        complete = 0
+        first, last = next(spans)
+        for token, (start, end) in zip(
+            encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            learned = first <= start and end <= last
+            if start < first < end or start < last < end:
+                raise ValueError(f"a token of {text!r} crosses the border of an answer")
+            pieces = self.splits.get(token) if learned else None
             if pieces and rng.random() < self.split_share:
-                ids.extend(pieces_chosen := rng.choice(pieces))
-                targets.extend((IGNORED, pieces_chosen[1]))
+                ids.extend(chosen := rng.choice(pieces))
+                targets.extend((IGNORED, chosen[1]))
             else:
                 ids.append(token)
-                targets.append(token)
-        return Example(ids, targets)
+                targets.append(token if learned else IGNORED)
+            if len(ids) > limit + 1:
+                break
+            if learned and end == last:
+                complete = len(ids)
+                first, last = next(spans, (len(text) + 1, len(text) + 1))
+        return Example(ids[:complete], targets[:complete]) if complete else None
+
+    def _rendered(self, said: Conversation) -> tuple[str, list[tuple[int, int]]]:
+        """The text, and where each answer begins and the END behind it ends.
+
+        A context may say the same as an answer, so the places are found with marks instead.
+        """
+        marked = [{**m, "content": _MARK} if m["role"] == "assistant" else m for m in said.messages]
+        try:
+            first, *others = self._template(marked).split(_MARK)
+        except TemplateError:
+            first, *others = self._template(system_in_user_turn(marked)).split(_MARK)
+        text, spans = first, []
+        for answer, behind in zip(said.answers, others, strict=True):
+            start = len(text)
+            spans.append((start, start + len(answer) + len(str(self.tokenizer.eos_token))))
+            text += answer + behind
+        return text, spans
+
+    def _template(self, messages: list[Message]) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False))
 
 
 def _two_piece_splits(tokenizer: PreTrainedTokenizerFast) -> dict[int, list[tuple[int, int]]]:
@@ -252,19 +345,20 @@ def _two_piece_splits(tokenizer: PreTrainedTokenizerFast) -> dict[int, list[tupl
 def batches(
     recipe: Recipe, encoder: Encoder, seed: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Right-padded batches of about `batch_slots` slots, each of one length bucket."""
+    """Right-padded batches of about `batch_slots` slots, each of conversations of one length."""
     rng = random.Random(seed)
-    waiting: dict[int, list[Example]] = {length: [] for length in recipe.buckets}
-    for item in item_stream(recipe, rng):
-        example = encoder(item, rng)
-        length = next((b for b in recipe.buckets if len(example.ids) - 1 <= b), None)
-        if length is None:
-            continue
-        rows = waiting[length]
-        rows.append(example)
-        if len(rows) == recipe.batch_slots // length:
-            yield _padded(rows, length, encoder.end_id)
-            rows.clear()
+    lengths = list(recipe.buckets)
+    shares = [share for share, _ in recipe.buckets.values()]
+    for step in itertools.count():
+        made_up = 0.0 if step < recipe.list_steps else recipe.made_up
+        length = rng.choices(lengths, shares)[0]
+        rows: list[Example] = []
+        while len(rows) < recipe.batch_slots // length:
+            said = conversation(recipe, length, rng, made_up)
+            example = encoder(said, rng, length)
+            if example is not None:
+                rows.append(example)
+        yield _padded(rows, length, encoder.end_id)
 
 
 def _padded(rows: list[Example], length: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -280,16 +374,18 @@ def _padded(rows: list[Example], length: int, pad: int) -> tuple[torch.Tensor, t
 # ---------------------------------------------------------------- training
 
 
-def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
+    AttentionInterface.register("float32_causal", float32_causal)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
             vocab_size=len(tokenizer),
             hidden_size=recipe.hidden,
             intermediate_size=3 * recipe.hidden,
             num_hidden_layers=recipe.layers,
             num_attention_heads=recipe.hidden // 32,
             num_key_value_heads=recipe.hidden // 32,
+            head_dim=32,
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
@@ -297,6 +393,25 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
             pad_token_id=None,
         )
     )
+    model.set_attn_implementation("float32_causal")
+    return model
+
+
+def float32_causal(
+    module: Any,  # noqa: ARG001
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,  # noqa: ARG001
+    scaling: float | None = None,
+    **kwargs: Any,  # noqa: ARG001
+) -> tuple[torch.Tensor, None]:
+    """Causal attention in float32, which CPUs do faster than in bfloat16. (rows, heads, ...)"""
+    with torch.autocast("cpu", enabled=False):
+        out = F.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), is_causal=True, scale=scaling
+        )
+    return out.transpose(1, 2).contiguous(), None
 
 
 def learning_rate_scale(step: int, steps: int, warm_up: int = 60) -> float:
@@ -329,7 +444,7 @@ def train(name: str, out: Path, steps: int | None = None, *, compiled: bool = Tr
             optimizer.load_state_dict(saved)
         first = int(state["step"])
 
-    loss_of = torch.compile(_loss, dynamic=False) if compiled else _loss
+    body = torch.compile(model.model, dynamic=False) if compiled else model.model
     stream = batches(recipe, Encoder(tokenizer), f"train {recipe.seed}")
     for _ in range(first):
         next(stream)
@@ -338,7 +453,7 @@ def train(name: str, out: Path, steps: int | None = None, *, compiled: bool = Tr
         ids, targets = next(stream)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * learning_rate_scale(step, steps)
-        loss = loss_of(model, ids, targets)
+        loss = answer_loss(model, body, ids, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
@@ -350,14 +465,12 @@ def train(name: str, out: Path, steps: int | None = None, *, compiled: bool = Tr
             seconds = time.process_time() - began
             print(f"{name} step {step + 1}/{steps} loss {mean:.4f} {seconds:.0f} CPU s", flush=True)
         if (step + 1) % 500 == 0:
-            torch.save(
-                {
-                    "step": step + 1,
-                    "model": model.state_dict(),
-                    "optimizers": [o.state_dict() for o in optimizers],
-                },
-                checkpoint,
-            )
+            state = {
+                "step": step + 1,
+                "model": model.state_dict(),
+                "optimizers": [o.state_dict() for o in optimizers],
+            }
+            torch.save(state, checkpoint)
     save(model, tokenizer, folder)
     checkpoint.unlink(missing_ok=True)
     report = {
@@ -369,13 +482,20 @@ def train(name: str, out: Path, steps: int | None = None, *, compiled: bool = Tr
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
-def _loss(model: LlamaForCausalLM, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    logits = model(input_ids=ids, use_cache=False).logits  # (rows, length, vocabulary)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+def answer_loss(
+    model: Qwen3ForCausalLM, body: Any, ids: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Cross-entropy where there is a target; the head is not computed elsewhere."""
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = body(input_ids=ids, use_cache=False).last_hidden_state  # (rows, length, hidden)
+    learned = targets != IGNORED
+    return F.cross_entropy(model.lm_head(hidden[learned].float()), targets[learned])
 
 
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the member as half-precision safetensors with its tokenizer and template."""
+    model.set_attn_implementation("sdpa")
+    tokenizer.model_max_length = CONTEXT
     model.half().save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
 

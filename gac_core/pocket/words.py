@@ -1,0 +1,145 @@
+"""Words and numbers for the tasks, each of them either in training or held out.
+
+The hash of a word alone says where it belongs, so a held-out name, value or tool never occurs in
+training, whatever the seeds.
+"""
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+Split = Literal["train", "heldout"]
+
+
+def split_of(key: str) -> Split:
+    """Where this word or combination belongs: one in eight is held out."""
+    return "heldout" if hashlib.sha256(key.encode()).digest()[0] % 8 == 0 else "train"
+
+
+FIRST_NAMES = (
+    "Ada Ben Cleo Dan Eva Finn Gina Hugo Iris Jack Kira Leo Mia Noah Olga Paul Quinn Rosa Sam "
+    "Tina Uma Vera Walt Xena Yara Zoe Anna Bruno Carla David Ella Felix Greta Henry Ida Jonas "
+    "Karin Lars Maria Nils Otto Petra Ralf Sofia Tom Ursula Viktor Wanda Alan Bella Chris Diana "
+    "Emil Flora Georg Hanna Ivan Julia Klaus Laura Max Nora Oscar Pia Rita Stefan Thea Udo "
+    "Amir Bao Chen Dara Elif Farid Goran Hana Imani Jin Kofi Lena Malik Nadia Omar Priya Ravi "
+    "Sana Tariq Usha Vikram Wei Yuki Zara Aisha Boris Celia Dmitri Elena Fatima Gustav Helga"
+).split()
+CITIES = (
+    "Paris London Berlin Madrid Rome Vienna Oslo Lisbon Athens Dublin Prague Warsaw Helsinki "
+    "Cairo Tokyo Lima Delhi Seoul Boston Chicago Toronto Sydney Nairobi Zurich Geneva Lyon "
+    "Porto Milan Turin Hamburg Munich Cologne Bergen Graz Basel Ghent Leeds Krakow Riga Tallinn "
+    "Bristol Cardiff Dakar Hanoi Havana Jakarta Karachi Lagos Manila Mumbai Naples Osaka Quito "
+    "Seville Tunis Utrecht Venice Vilnius York Malaga Dresden Leipzig Bremen Rotterdam Antwerp"
+).split()
+COLOURS = (
+    "red blue green yellow black white orange purple brown pink grey silver golden violet "
+    "turquoise beige crimson scarlet indigo cream"
+).split()
+JOBS = (
+    "doctor teacher baker pilot farmer painter nurse lawyer singer driver cook writer builder "
+    "sailor tailor dentist gardener engineer plumber waiter judge guard librarian chemist "
+    "actor banker butcher carpenter dancer editor fisher hunter miner potter welder"
+).split()
+ANIMALS = (
+    "cat dog horse parrot rabbit goat hamster turtle pony sheep donkey duck fox owl goose "
+    "lizard mouse pigeon snake spider"
+).split()
+THINGS = (
+    "apples books coins stamps pencils marbles cards shells eggs cups stickers flowers buttons "
+    "candles tickets balloons cookies oranges pears plums toys bottles boxes keys stones "
+    "baskets brushes hats lamps mirrors nails onions pillows ribbons scarves spoons tomatoes"
+).split()
+NOUNS = (
+    "price size weight height length number status rank score level grade budget salary owner "
+    "leader founder author winner captain mother father brother sister neighbour manager street "
+    "hotel school bank team club language currency capital river birthday birthplace nickname "
+    "password phone address title song film dish drink fruit flower sport hobby instrument boat "
+    "house garden room floor gate seat train flight balance capacity category depth distance "
+    "duration deadline engine fee format frequency goal index label limit location mission "
+    "model origin partner population position prize quality rating record region result route "
+    "schedule season sector signal source speed stock supplier target temperature topic total "
+    "value version voltage volume width yield area amount brand colour country customer design"
+).split()
+
+_ONSETS = "b d f g h k l m n p r s t v w z br dr fl gr kl pl st tr".split()
+_VOWELS = "a e i o u".split()
+_CODAS = ["", "", "", "n", "r", "l", "s", "k", "m", "x"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Random words and numbers of one split.
+
+    Attributes:
+        rng: where chance comes from.
+        split: which words may be used.
+        made_up: the share of words that are on no list. A member that meets only the words of a
+            list learns the list by heart, and writes one of them where it should copy a new one.
+
+    """
+
+    rng: random.Random
+    split: Split
+    made_up: float = 0.0
+
+    def pick(self, words: Sequence[str]) -> str:
+        """A word of a list, or a made-up one in small letters."""
+        if self.made_up and self.rng.random() < self.made_up:
+            return self.invented().lower()
+        return self.rng.choice(_own_words(tuple(words), self.split))
+
+    def has(self, key: str) -> bool:
+        """Whether this combination belongs to the split."""
+        return split_of(key) == self.split
+
+    def invented(self) -> str:
+        """A name no list holds, of two or three syllables, such as "Fodun"."""
+        rng = self.rng
+        while True:
+            count = rng.choice((2, 2, 3))
+            syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(count)]
+            word = ("".join(syllables) + rng.choice(_CODAS)).capitalize()
+            if self.has(word):
+                return word
+
+    def name(self) -> str:
+        """A first name, more often than not an invented one."""
+        return self.invented() if self.rng.random() < 0.6 else self.pick(FIRST_NAMES)
+
+    def names(self, count: int) -> list[str]:
+        """Different names."""
+        names: list[str] = []
+        while len(names) < count:
+            name = self.name()
+            if name not in names:
+                names.append(name)
+        return names
+
+    def city(self) -> str:
+        """A city, half of them invented."""
+        return self.invented() if self.rng.random() < 0.5 else self.pick(CITIES)
+
+    def digits(self, count: int) -> str:
+        """A code of so many digits."""
+        while True:
+            code = "".join(self.rng.choice("0123456789") for _ in range(count))
+            if self.has(code):
+                return code
+
+    def number(self, low: int, high: int) -> int:
+        """A number from low to high, both included."""
+        while True:
+            number = self.rng.randint(low, high)
+            if self.has(f"number {number}"):
+                return number
+
+
+@cache
+def _own_words(words: tuple[str, ...], split: Split) -> tuple[str, ...]:
+    own = tuple(word for word in words if split_of(word) == split)
+    if not own:
+        raise ValueError(f"no word of {words[:3]}... is {split}")
+    return own

@@ -1,0 +1,152 @@
+"""The questions of the pocket tasks: right, reproducible, and kept out of training."""
+
+import json
+import random
+import re
+from typing import Any
+
+import pytest
+
+from gac_core.pocket import forms, tasks, train, words
+from gac_core.pocket.words import Source
+from gac_core.prompt import render_prompt
+
+MAKERS = list(tasks.MAKERS)
+INVENTED = re.compile(r"\b[A-Z][a-z]{3,}\b")
+
+
+def said(exchange: tasks.Exchange) -> str:
+    messages = [*exchange.opening, *(turn.asked for turn in exchange.turns)]
+    return "\n".join([*(m["content"] for m in messages), *(t.answer for t in exchange.turns)])
+
+
+def exchanges(split: words.Split, count: int = 60) -> list[tuple[str, tasks.Exchange]]:
+    rng = random.Random(3)
+    source = Source(rng, split)
+    return [
+        (name, tasks.MAKERS[name](source, rng.randint(1, 4), rng.randint(2, 8)))
+        for name in MAKERS
+        if split == "train" or name != "small_talk"
+        for _ in range(count)
+    ]
+
+
+def test_the_same_seed_asks_the_same_questions() -> None:
+    for task in tasks.JUDGED:
+        assert list(tasks.heldout(task, 5)) == list(tasks.heldout(task, 5))
+        assert list(tasks.heldout(task, 5)) != list(tasks.heldout(task, 5, seed=1))
+
+
+def test_no_name_or_word_is_in_both_splits() -> None:
+    lists = (
+        words.FIRST_NAMES,
+        words.CITIES,
+        words.COLOURS,
+        words.JOBS,
+        words.ANIMALS,
+        words.THINGS,
+        words.NOUNS,
+    )
+    ours = {word for own in lists for word in own}
+    common = set(re.findall(r"\w+", " ".join(text for _, text in _all_forms())))
+    splits: tuple[words.Split, ...] = ("train", "heldout")
+    for split in splits:
+        for name, exchange in exchanges(split):
+            for word in re.findall(r"\b[A-Za-z]+\b", said(exchange)):
+                if word in ours and word not in common:
+                    assert words.split_of(word) == split, (name, word)
+    seen = {w for _, e in exchanges("train", 200) for w in INVENTED.findall(said(e))}
+    new = {w for _, e in exchanges("heldout", 200) for w in INVENTED.findall(said(e))}
+    fixed = set("Book Hotel Project Lake Team Original Response Query".split())
+    fixed |= {w for w in new if w.lower() in ours} | set(tasks._TITLES)
+    invented = {w for w in new - common - fixed if words.split_of(w) == "heldout"}
+    assert len(invented) > 200
+    assert sorted(invented & seen) == []
+
+
+def _all_forms() -> list[tuple[str, str]]:
+    every = (*forms.PLAIN, *forms.LANGCHAIN, *forms.LLAMA_INDEX, forms.REFINE, *forms.SCHEMA)
+    said_of_tools = ("user", " ".join(str(tool) for tool in tasks._KNOWN_TOOLS))
+    values = ("user", "colour name city id code word key user value")
+    return [part for form in every for part in form] + [said_of_tools, values]
+
+
+def test_an_unknown_word_list_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no word of"):
+        Source(random.Random(1), "heldout").pick(["Leo"])
+
+
+@pytest.mark.parametrize("split", ["train", "heldout"])
+def test_arithmetic_is_right(split: words.Split) -> None:
+    source = Source(random.Random(9), split)
+    for _ in range(200):
+        for maker in (tasks.arithmetic, tasks.word_problem):
+            for turn in maker(source, 2, 2).turns:
+                steps = [part for part in turn.answer.split(".") if "=" in part]
+                assert steps
+                for step in steps:
+                    assert len({eval(side) for side in step.split("=")}) == 1, turn.answer
+                numbers = re.findall(r"\d+", turn.asked["content"])
+                assert all(number in turn.answer for number in numbers)
+
+
+def test_the_answer_is_in_the_context() -> None:
+    source = Source(random.Random(5), "heldout")
+    for _ in range(200):
+        facts = tasks.facts_about(source, 6)
+        assert len({fact.question.replace("'s", " of") for fact in facts}) == 6
+        for fact in facts:
+            assert fact.value in fact.statement
+            assert fact.value in fact.answer
+            assert fact.name in fact.question
+
+
+def test_what_is_extracted_fits_the_schema_and_is_in_the_text() -> None:
+    source = Source(random.Random(6), "heldout")
+    for _ in range(200):
+        record = tasks._record(source)
+        _fits(record.value, record.schema, record.schema.get("$defs", {}))
+        for value in _leaves(record.value):
+            assert str(value) in record.text
+
+
+def _fits(value: dict[str, Any], schema: dict[str, Any], defs: dict[str, Any]) -> None:
+    assert list(value) == schema["required"] == list(schema["properties"])
+    types = {"string": str, "integer": int, "array": list}
+    for key, kind in schema["properties"].items():
+        if "$ref" in kind:
+            _fits(value[key], defs[kind["$ref"].rpartition("/")[2]], defs)
+        else:
+            assert type(value[key]) is types[kind["type"]]
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for part in value.values() for leaf in _leaves(part)]
+    return (
+        [leaf for part in value for leaf in _leaves(part)] if isinstance(value, list) else [value]
+    )
+
+
+def test_calls_name_a_shown_tool_and_copy_what_was_asked() -> None:
+    source = Source(random.Random(7), "heldout")
+    for _ in range(100):
+        exchange = tasks.tool_use(source, 2, 2)
+        for turn in exchange.turns:
+            if turn.task == "tool_call":
+                call = json.loads(re.sub("</?tool_call>", "", turn.answer))
+                assert f"\n{call['name']}(" in exchange.opening[0]["content"]
+                for value in call["arguments"].values():
+                    assert str(value) in turn.asked["content"]
+            else:
+                assert turn.asked["content"] in turn.answer
+
+
+@pytest.mark.parametrize("name", list(train.RECIPES))
+def test_every_prompt_fits_a_member_with_its_answer(name: str) -> None:
+    tokenizer = train.train_tokenizer(train.RECIPES[name])
+    for task in tasks.JUDGED:
+        longest = max(
+            len(render_prompt(tokenizer, item.messages)) for item in tasks.heldout(task, 60)
+        )
+        assert longest <= 2000
