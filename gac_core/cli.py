@@ -164,11 +164,6 @@ def chat(
         err().print(
             f"{names} write together. /reset begins anew, /quit leaves.", style="dim", markup=False
         )
-        if placed.is_pocket:
-            err().print(
-                "The pocket members know single questions only, so each is answered by itself.",
-                style="dim",
-            )
         messages: list[Message] = []
         while (line := _read_line()) is not None:
             if line == "/reset":
@@ -184,8 +179,7 @@ def chat(
             except PromptError as error:
                 err().print(f"{error}; /reset begins anew", style="red", markup=False)
                 continue
-            if not placed.is_pocket:
-                messages = [*asked, {"role": "assistant", "content": answer}]
+            messages = [*asked, {"role": "assistant", "content": answer}]
 
 
 @app.command("eval")

@@ -31,17 +31,17 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 class _Chunk:
     """Where the tokens of one forward pass go."""
 
-    rows: torch.Tensor  # (batch,)
+    rows: torch.Tensor | None  # (batch,); None if they are 0, 1, ... and start together
     positions: torch.Tensor  # (batch, width)
     all_rows: bool  # the rows are 0, 1, ... in order
     start: int | None  # the common first position, if there is one
     length: int  # slots that are looked at
 
     def to(self, device: torch.device) -> "_Chunk":
-        if self.rows.device == device:
+        if self.positions.device == device:
             return self
         return _Chunk(
-            self.rows.to(device),
+            None if self.rows is None else self.rows.to(device),
             self.positions.to(device),
             self.all_rows,
             self.start,
@@ -86,7 +86,8 @@ class _Layer(DynamicLayer):
 def _write_and_read(store: torch.Tensor, new: torch.Tensor, chunk: _Chunk) -> torch.Tensor:
     """Write (batch, heads, width, dim) at the chunk's slots, read (batch, heads, length, dim)."""
     batch, _, width, _ = new.shape
-    if chunk.all_rows and chunk.start is not None:
+    if chunk.rows is None:
+        assert chunk.start is not None
         store[:batch, :, chunk.start : chunk.start + width] = new
     else:
         store[chunk.rows[:, None], :, chunk.positions] = new.transpose(1, 2)
@@ -124,7 +125,7 @@ class KVMemo:
         self._rows: dict[Hashable, int] = {}
         self._ids: list[list[int]] = []  # by row
         self._slots = (0, 0)  # rows and positions there is room for
-        self.chunk = _Chunk(torch.empty(0), torch.empty(0), True, 0, 0)
+        self.chunk = _Chunk(None, torch.empty(0), True, 0, 0)
         self._cache = Cache(layer_class_to_replicate=lambda: _Layer(self))  # type: ignore[arg-type]
 
     def rewind(self, key: Hashable, ids: Sequence[int]) -> int:
@@ -203,15 +204,16 @@ class KVMemo:
         length = max(first) + width
         self._make_room(len(self._keys), length)
         device = self._device
-        positions = torch.tensor(first, device=device)[:, None] + torch.arange(width, device=device)
+        start = first[0] if min(first) == max(first) else None
+        if start is None:
+            starting = torch.tensor(first, device=device)[:, None]
+            positions = starting + torch.arange(width, device=device)
+        else:
+            positions = torch.arange(start, length, device=device).expand(len(rows), width)
         ids = torch.tensor([n + [0] * (width - len(n)) for n in new], device=device)
-        self.chunk = _Chunk(
-            torch.tensor(rows, device=device),
-            positions,
-            rows == list(range(len(rows))),
-            first[0] if min(first) == max(first) else None,
-            length,
-        )
+        all_rows = rows == list(range(len(rows)))
+        held = None if all_rows and start is not None else torch.tensor(rows, device=device)
+        self.chunk = _Chunk(held, positions, all_rows, start, length)
         limit = (self.context_size or length) - 1
         options: dict[str, Any] = {}
         wanted = sorted(
@@ -222,7 +224,7 @@ class KVMemo:
         logits = self.model(
             input_ids=ids,
             attention_mask=self._mask(positions, width, length),
-            position_ids=positions.clamp(max=limit),
+            position_ids=positions if length <= limit + 1 else positions.clamp(max=limit),
             past_key_values=self._cache,
             use_cache=True,
             **options,

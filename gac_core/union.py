@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from gac_core.speller import Speller
@@ -174,18 +175,15 @@ class _Scatter:
     """A map in which a few rows meet others; writing the rest is faster than adding it."""
 
     def __init__(self, into: dict[int, int], rows: int, size: int, device: torch.device) -> None:
-        index = torch.full((rows,), size, dtype=torch.int64)  # a place behind the end, cut off
-        taken: set[int] = set()
-        added: dict[int, int] = {}
-        for row, to in into.items():
-            if to in taken:
-                added[row] = to
-            else:
-                taken.add(to)
-                index[row] = to
-        self._index = index.to(device)
-        self._rows = torch.tensor(list(added), dtype=torch.int64, device=device)
-        self._into = torch.tensor(list(added.values()), dtype=torch.int64, device=device)
+        own = np.fromiter(into.keys(), np.int64, len(into))
+        to = np.fromiter(into.values(), np.int64, len(into))
+        is_first = np.zeros(len(into), bool)
+        is_first[np.unique(to, return_index=True)[1]] = True
+        index = np.full(rows, size)  # a place behind the end, cut off
+        index[own[is_first]] = to[is_first]
+        self._index = torch.from_numpy(index).to(device)
+        self._rows = torch.from_numpy(own[~is_first]).to(device)
+        self._into = torch.from_numpy(to[~is_first]).to(device)
 
     def apply(self, probs: torch.Tensor, size: int) -> torch.Tensor:
         out = probs.new_zeros(size + 1).scatter_(0, self._index, probs)[:size]

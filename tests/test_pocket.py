@@ -107,7 +107,7 @@ def test_a_training_example_is_the_prompt_and_its_learned_answers(name: str) -> 
     rng = random.Random(2)
     seen = 0
     for _ in range(30):
-        said = train.conversation(recipe, 256, rng, made_up=0.5)
+        said = train.conversation(recipe, 256, rng, train.PHASES[-1])
         example = encoder(said, rng, 256)
         if example is None:  # the first answer is behind the limit
             continue

@@ -272,7 +272,7 @@ def _sum_with_working(a: int, sign: str, b: int) -> str:
             reached = total + part if sign == "+" else total - part
             steps.append(f"{total} {sign} {part} = {reached}.")
             total = reached
-    return " ".join([*steps, f"{a} {sign} {b} = {result}"])
+    return " ".join([*(steps if len(steps) > 1 else []), f"{a} {sign} {b} = {result}"])
 
 
 def _arithmetic_turn(source: Source) -> Turn:

@@ -12,12 +12,10 @@ last quarter.
 """
 
 import argparse
-import itertools
 import json
 import math
 import random
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +44,19 @@ _MARK = "\ue000"  # in no text
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A part of the training, from one step on."""
+
+    start: int
+    made_up: float = 0.0  # the share of words that are on no list
+    spliced: float = 0.0  # the share of these that are made of parts of listed words
+    later_dose: bool = False
+
+
+PHASES = (Phase(0), Phase(1500, made_up=0.5), Phase(3000, 0.6, spliced=0.6, later_dose=True))
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What makes one member different from the others."""
 
@@ -53,12 +64,11 @@ class Recipe:
     vocabulary_size: int
     controls: tuple[str, ...]  # the first is the end of a turn
     template: str
-    dose: dict[str, float]  # how often a conversation takes up each task
+    dose: dict[str, float]  # how often a conversation takes up each task, at first
+    later_dose: dict[str, float]
     seed: int
     bos: str | None = None
-    steps: int = 3600
-    list_steps: int = 1500  # the first steps, with words from lists alone
-    made_up: float = 0.5  # the share of words on no list in the other steps
+    steps: int = 7500
     layers: int = 4
     hidden: int = 160
     batch_slots: int = 4608
@@ -100,6 +110,15 @@ RECIPES = {
             condense=0.1,
             small_talk=0.1,
         ),
+        later_dose=dict(
+            retrieval=4,
+            arithmetic=5,
+            word_problem=3,
+            tool_use=3,
+            extraction=2.5,
+            condense=0.2,
+            small_talk=0.1,
+        ),
         seed=1,
     ),
     "bo": Recipe(
@@ -116,6 +135,15 @@ RECIPES = {
             condense=0.2,
             small_talk=0.1,
         ),
+        later_dose=dict(
+            retrieval=5,
+            arithmetic=2.5,
+            word_problem=1.5,
+            tool_use=3,
+            extraction=3.5,
+            condense=0.2,
+            small_talk=0.1,
+        ),
         seed=2,
         bos="<s>",
     ),
@@ -129,6 +157,15 @@ RECIPES = {
             arithmetic=1,
             word_problem=2,
             tool_use=3,
+            extraction=2,
+            condense=0.2,
+            small_talk=0.1,
+        ),
+        later_dose=dict(
+            retrieval=5,
+            arithmetic=2.5,
+            word_problem=2,
+            tool_use=3.5,
             extraction=2,
             condense=0.2,
             small_talk=0.1,
@@ -153,14 +190,15 @@ class Conversation:
 
 
 def conversation(
-    recipe: Recipe, length: int, rng: random.Random, made_up: float = 0.0
+    recipe: Recipe, length: int, rng: random.Random, phase: Phase = PHASES[0]
 ) -> Conversation:
     """Exchanges in the member's own dose, one after another, to about `length` tokens or more.
 
     Many answers to one context teach more per token than one, and many turns are what a chat is.
     """
-    source = Source(rng, "train", made_up)
-    names, weights = list(recipe.dose), list(recipe.dose.values())
+    source = Source(rng, "train", phase.made_up, phase.spliced)
+    dose = recipe.later_dose if phase.later_dose else recipe.dose
+    names, weights = list(dose), list(dose.values())
     facts = recipe.buckets[length][1]
     messages: list[Message] = []
     answers: list[str] = []
@@ -342,23 +380,18 @@ def _two_piece_splits(tokenizer: PreTrainedTokenizerFast) -> dict[int, list[tupl
     }
 
 
-def batches(
-    recipe: Recipe, encoder: Encoder, seed: str
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Right-padded batches of about `batch_slots` slots, each of conversations of one length."""
-    rng = random.Random(seed)
-    lengths = list(recipe.buckets)
+def batch(recipe: Recipe, encoder: Encoder, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """About `batch_slots` slots of conversations of one length; the same ones for the same step."""
+    rng = random.Random(f"train {recipe.seed} {step}")
+    phase = next(phase for phase in reversed(PHASES) if phase.start <= step)
     shares = [share for share, _ in recipe.buckets.values()]
-    for step in itertools.count():
-        made_up = 0.0 if step < recipe.list_steps else recipe.made_up
-        length = rng.choices(lengths, shares)[0]
-        rows: list[Example] = []
-        while len(rows) < recipe.batch_slots // length:
-            said = conversation(recipe, length, rng, made_up)
-            example = encoder(said, rng, length)
-            if example is not None:
-                rows.append(example)
-        yield _padded(rows, length, encoder.end_id)
+    length = rng.choices(list(recipe.buckets), shares)[0]
+    rows: list[Example] = []
+    while len(rows) < recipe.batch_slots // length:
+        example = encoder(conversation(recipe, length, rng, phase), rng, length)
+        if example is not None:
+            rows.append(example)
+    return _padded(rows, length, encoder.end_id)
 
 
 def _padded(rows: list[Example], length: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -435,22 +468,20 @@ def train(name: str, out: Path, steps: int | None = None, *, compiled: bool = Tr
         torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     peaks = [o.param_groups[0]["lr"] for o in optimizers]
-    first = 0
+    first, tokens, spent = 0, 0, 0.0
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        first = int(state["step"])
+        first, tokens, spent = int(state["step"]), int(state["slots"]), float(state["seconds"])
 
     body = torch.compile(model.model, dynamic=False) if compiled else model.model
-    stream = batches(recipe, Encoder(tokenizer), f"train {recipe.seed}")
-    for _ in range(first):
-        next(stream)
-    began, tokens, mean = time.process_time(), 0, math.nan
+    encoder = Encoder(tokenizer)
+    began, mean = time.process_time() - spent, math.nan
     for step in range(first, steps):
-        ids, targets = next(stream)
+        ids, targets = batch(recipe, encoder, step)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * learning_rate_scale(step, steps)
         loss = answer_loss(model, body, ids, targets)
@@ -467,6 +498,8 @@ def train(name: str, out: Path, steps: int | None = None, *, compiled: bool = Tr
         if (step + 1) % 500 == 0:
             state = {
                 "step": step + 1,
+                "slots": tokens,
+                "seconds": time.process_time() - began,
                 "model": model.state_dict(),
                 "optimizers": [o.state_dict() for o in optimizers],
             }

@@ -64,6 +64,8 @@ NOUNS = (
     "value version voltage volume width yield area amount brand colour country customer design"
 ).split()
 
+_LISTED = (*FIRST_NAMES, *CITIES, *COLOURS, *JOBS, *ANIMALS, *THINGS, *NOUNS)
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _ONSETS = "b d f g h k l m n p r s t v w z br dr fl gr kl pl st tr".split()
 _VOWELS = "a e i o u".split()
 _CODAS = ["", "", "", "n", "r", "l", "s", "k", "m", "x"]
@@ -78,17 +80,21 @@ class Source:
         split: which words may be used.
         made_up: the share of words that are on no list. A member that meets only the words of a
             list learns the list by heart, and writes one of them where it should copy a new one.
+        spliced: the share of these that are made of parts of listed words.
 
     """
 
     rng: random.Random
     split: Split
     made_up: float = 0.0
+    spliced: float = 0.0
 
     def pick(self, words: Sequence[str]) -> str:
-        """A word of a list, or a made-up one in small letters."""
+        """A word of a list, or a made-up one that is written like those in the list."""
         if self.made_up and self.rng.random() < self.made_up:
-            return self.invented().lower()
+            is_spliced = self.spliced and self.rng.random() < self.spliced
+            word = self._spliced() if is_spliced else self.invented()
+            return word if words[0].istitle() else word.lower()
         return self.rng.choice(_own_words(tuple(words), self.split))
 
     def has(self, key: str) -> bool:
@@ -103,6 +109,17 @@ class Source:
             syllables = [rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(count)]
             word = ("".join(syllables) + rng.choice(_CODAS)).capitalize()
             if self.has(word):
+                return word
+
+    def _spliced(self) -> str:
+        """The beginning of one listed word and the end of another, one letter in eight changed."""
+        rng = self.rng
+        while True:
+            first, last = rng.choices(_own_words(_LISTED, self.split), k=2)
+            word = first[: rng.randint(1, len(first))] + last[rng.randrange(len(last)) :]
+            letters = [rng.choice(_LETTERS) if rng.random() < 0.125 else c for c in word.lower()]
+            word = "".join(letters).capitalize()
+            if 3 <= len(word) <= 10 and self.has(word) and self.has(word.lower()):
                 return word
 
     def name(self) -> str:
