@@ -137,11 +137,11 @@ def test_answers_are_split_as_other_members_write_them_but_say_the_same() -> Non
     assert tokenizer.decode(split.ids) == tokenizer.decode(whole.ids)
 
 
-def test_the_rate_warms_up_stays_and_goes_to_zero() -> None:
-    rates = [train.learning_rate_scale(step, 1000) for step in range(1000)]
+def test_the_rate_warms_up_stays_and_goes_down() -> None:
+    rates = [train.learning_rate_scale(step, 1400) for step in range(1400)]
     assert rates[0] < rates[30] < rates[60] == 1.0
-    assert set(rates[60:751]) == {1.0}
-    assert rates[751] > rates[900] > rates[999] > 0
+    assert set(rates[60:1126]) == {1.0}
+    assert rates[1126] > rates[1250] > rates[1399] > 0.2
 
 
 def test_bo_has_no_system_role_and_gets_it_all_the_same(pocket: Ensemble) -> None:
