@@ -14,7 +14,7 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	$(BIN)/gac run --explain "What is 17 + 25?"
+	$(BIN)/gac run --explain "What is 85 - 47?"
 
 format: setup
 	$(BIN)/ruff format .

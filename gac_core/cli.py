@@ -197,7 +197,7 @@ def evaluate(
     ] = None,
     threshold: Annotated[
         list[float] | None,
-        typer.Option(help="A cascade at this threshold; may be repeated. Default: 0.5 to 0.95."),
+        typer.Option(help="A cascade at this threshold; may be repeated. Default: 0.5 to 0.99."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Other questions for another seed.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,

@@ -24,7 +24,7 @@ from gac_core.steps import Output
 
 Kind = Literal["member", "method", "control"]
 
-THRESHOLDS: Final = (0.5, 0.7, 0.9, 0.95)
+THRESHOLDS: Final = (0.5, 0.9, 0.95, 0.99)
 _LONGEST_ANSWER: Final = 160  # tokens; right answers have at most about 100
 _RESAMPLES: Final = 10_000
 
