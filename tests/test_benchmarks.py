@@ -12,7 +12,7 @@ TINY = Shape(32, 1, 2, 2, 64, (600, 700), ("none", "none"))
 
 
 def test_overhead_measures_every_figure() -> None:
-    plan = overhead.Plan("the quick brown fox ", steps=4, turns=1, shares=(0.5,))
+    plan = overhead.Plan("the quick brown fox ", steps=4, turns=1, tax=(4, 1), shares=(0.5,))
     figures = overhead.measured(TINY, plan, "tiny")
     assert figures["tokenizers"] == "made up"
     ratios = (
