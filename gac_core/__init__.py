@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ContextOverflowError,
         EngineClosedError,
         GacError,
+        GrammarError,
         LoadError,
         MemberError,
         NonFiniteLogitsError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
         RewritesTextError,
         VocabularyError,
     )
+    from gac_core.grammar import Grammar
     from gac_core.steps import MemberUsage, MemberView, Outcome, Output, Step, Usage
     from gac_core.streams import AsyncStream, Stream
 
@@ -33,6 +35,8 @@ __all__ = [
     "Ensemble",
     "EnsembleConfig",
     "GacError",
+    "Grammar",
+    "GrammarError",
     "LoadError",
     "MemberConfig",
     "MemberError",
@@ -60,6 +64,7 @@ _HOMES = {
         "ContextOverflowError",
         "EngineClosedError",
         "GacError",
+        "GrammarError",
         "LoadError",
         "MemberError",
         "NonFiniteLogitsError",
@@ -67,6 +72,7 @@ _HOMES = {
         "RewritesTextError",
         "VocabularyError",
     ),
+    "gac_core.grammar": ("Grammar",),
     "gac_core.steps": ("MemberUsage", "MemberView", "Outcome", "Output", "Step", "Usage"),
     "gac_core.streams": ("AsyncStream", "Stream"),
 }

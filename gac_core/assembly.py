@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from gac_core import fusion
 from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
+from gac_core.constraint import Constraint, GrammarEngine
 from gac_core.engine import Engine
 from gac_core.errors import ConfigError, ContextOverflowError
 from gac_core.loading import Loaded, load_members, member_names
@@ -24,6 +25,7 @@ class Assembly:
 
     Attributes:
         settings: what all requests share.
+        grammars: holds answers to a grammar.
         engine: who drives them.
         tokenizers: of the members, in order.
         render_lock: held while a chat template is applied; tokenizers are not made for threads.
@@ -49,8 +51,27 @@ class Assembly:
             primary,
             config.history,
         )
+        self.grammars = GrammarEngine(self.settings.union)
         self.engine = Engine(members, config.max_batch)
         self.render_lock = threading.Lock()
+
+    def constraint(
+        self, sampling: SamplingParams, prompts: Sequence[Sequence[int]]
+    ) -> Constraint | None:
+        """What holds the answer to these prompts to its grammar.
+
+        Raises:
+            GrammarError: there is no room for its shortest text.
+
+        """
+        if sampling.grammar is None:
+            return None
+        rooms = [
+            limit - len(ids)
+            for member, ids in zip(self.settings.members, prompts, strict=True)
+            if (limit := member.scorer.context_size) is not None
+        ]
+        return self.grammars.constraint(sampling.grammar, sampling.max_new_tokens, rooms)
 
 
 def _member(loaded: Loaded, weight: float) -> Member:

@@ -25,6 +25,7 @@ from gac_core.errors import (
     PromptError,
     VocabularyError,
 )
+from gac_core.grammar import Grammar
 from gac_core.terminal import Bars, Explanation, Words, err, evaluation_tables, out, summary
 
 if TYPE_CHECKING:
@@ -97,6 +98,15 @@ def run(
     seed: Seed = None,
     stop: Stop = None,
     system: System = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="Answer with JSON that fits the JSON schema in this file.")
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option(help="Answer with text this regular expression matches.")
+    ] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="Answer with one of these; repeat it.")
+    ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Go on with the text as it is, without chat templates.")
     ] = False,
@@ -123,7 +133,8 @@ def run(
     if raw and system is not None:
         raise ConfigError("--system needs a chat prompt; leave --raw or --system out")
     placed = Placement(model, config, weights, method, threshold, primary, device, dtype)
-    sampling = _sampling(max_new_tokens, temperature, top_p, seed, stop)
+    grammar = _grammar(schema, regex, choice)
+    sampling = _sampling(max_new_tokens, temperature, top_p, seed, stop, grammar)
     with placed.load() as ensemble:
         show = Explanation([m.name for m in ensemble.members]) if explain else Words()
         began = time.perf_counter()
@@ -441,12 +452,31 @@ def _sampling(
     top_p: float,
     seed: int | None,
     stop: list[str] | None,
+    grammar: Grammar | None = None,
 ) -> SamplingParams:
     options: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "seed": seed}
     options["stop"] = stop or []
+    options["grammar"] = grammar
     if max_new_tokens is not None:
         options["max_new_tokens"] = max_new_tokens
     return SamplingParams.of(options)
+
+
+def _grammar(schema: Path | None, regex: str | None, choice: list[str] | None) -> Grammar | None:
+    if sum(option is not None for option in (schema, regex, choice)) > 1:
+        raise ConfigError("--schema, --regex and --choice exclude each other; give one of them")
+    if schema is not None:
+        return Grammar.json_schema(_read(schema, "--schema"))
+    if regex is not None:
+        return Grammar.regex(regex)
+    return Grammar.choice(choice) if choice is not None else None
+
+
+def _read(path: Path, option: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{option}: {path} can not be read: {error}") from error
 
 
 def _with_system(messages: Sequence["Message"], system: str | None) -> list["Message"]:
@@ -456,10 +486,7 @@ def _with_system(messages: Sequence["Message"], system: str | None) -> list["Mes
 
 def _common_words(path: Path | None) -> list[str]:
     if path is not None:
-        try:
-            return path.read_text(encoding="utf-8").split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"--words: {path} can not be read: {error}") from error
+        return _read(path, "--words").split()
     try:
         from wordfreq import top_n_list
     except ImportError:

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gac_core.errors import ConfigError
+from gac_core.grammar import Grammar
 
 MAX_SEED: Final = 2**63 - 1
 
@@ -58,11 +59,14 @@ class SamplingParams(_Checked):
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         (), description="the answer ends before the first of these"
     )
+    grammar: Grammar | None = Field(None, description="the language the answer is held to")
     logprobs: bool = Field(False, description="keep the most probable units of each step")
     top_logprobs: int = Field(5, ge=0, le=100, description="how many, with logprobs")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
+        if self.grammar is not None and self.stop:
+            raise ValueError("a stop string could cut what the grammar holds together; drop one")
         if "top_logprobs" in self.model_fields_set and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs=True")
         return self

@@ -258,6 +258,28 @@ class Ensemble:
             for task in tasks:
                 task.cancel()
 
+    async def aload(self, *, grammars: bool = False) -> None:
+        """Load now, if it is not loaded yet, without holding the event loop up.
+
+        Args:
+            grammars: also what grammars need, which takes a second for large vocabularies.
+
+        """
+        if self._parts is None:
+            await asyncio.to_thread(self._loaded)
+        if grammars and not self._loaded().grammars.is_prepared:
+            await asyncio.to_thread(self._loaded().grammars.prepare)
+
+    @property
+    def primary(self) -> int:
+        """The index in `members` of the one a cascade asks first, whose tokens usage counts."""
+        return self._loaded().settings.primary
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed; it answers no more then."""
+        return self._is_closed
+
     @property
     def members(self) -> tuple[Member, ...]:
         """The members that take part, loaded if they were not yet."""
@@ -353,8 +375,8 @@ class Ensemble:
     async def _astart(
         self, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
     ) -> AsyncStream:
-        if self._parts is None:
-            await asyncio.to_thread(self._loaded)  # loading would hold the event loop up
+        grammar = options.get("grammar", params.grammar if params is not None else None)
+        await self.aload(grammars=grammar is not None)
         return self.astream(prompt, params, **options)
 
     def _submission(
@@ -373,7 +395,13 @@ class Ensemble:
         parts = self._loaded()
         ids = self.prompt_ids(prompt)
         sampling = fitted(sampling, parts.settings.members, ids)
-        request = Request(parts.settings, ids, sampling, is_chat=not isinstance(prompt, str))
+        request = Request(
+            parts.settings,
+            ids,
+            sampling,
+            is_chat=not isinstance(prompt, str),
+            constraint=parts.constraint(sampling, ids),
+        )
         method = METHODS[self.config.method]
         return partial(parts.engine.submit, method, request)
 

@@ -4,6 +4,7 @@
 
     GacError
     ├── ConfigError (ValueError)          an option is unknown, out of range or contradicts another
+    │   └── GrammarError                  a grammar can not be enforced, or its texts do not fit
     ├── LoadError                         a model folder is missing, corrupt or unsafe to open
     ├── VocabularyError                   a tokenizer can not take part in an ensemble
     │   ├── CannotSpellError              it has no tokens for some bytes
@@ -24,6 +25,10 @@ class GacError(Exception):
 
 class ConfigError(GacError, ValueError):
     """An option is unknown, out of range, or contradicts another."""
+
+
+class GrammarError(ConfigError):
+    """A grammar can not be enforced, or no text of it fits into the steps of the answer."""
 
 
 class LoadError(GacError):

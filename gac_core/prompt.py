@@ -5,17 +5,20 @@ text: no control token a user types gets through (`sanitize_control_tokens`, tol
 added token, since some are neither special nor named by the template).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from gac_core.errors import PromptError
+from gac_core.tools import text_of_calls
 from gac_core.vocabulary import Vocabulary
 
 Message = Mapping[str, Any]
 ROLES: Final = ("system", "user", "assistant", "tool")
+
+_FIELDS: Final = {"assistant": ("tool_calls",), "tool": ("tool_call_id", "name")}
 
 _MARKS: Final = frozenset("\U000f0000\U000f0001")
 
@@ -52,7 +55,9 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as plain dicts with a known role and one text each, in order.
 
     The content may be a string, or a list of strings and ``{"type": "text"}`` parts, which are
-    joined as they are; an assistant's may be None.
+    joined as they are; an assistant's may be None. An assistant's `tool_calls` become text in the
+    form of `gac_core.tools`. The `tool_call_id` and `name` of a tool's result are not shown, since
+    results are in the order of the calls.
 
     Raises:
         PromptError: no messages, an unknown role or field, or content that is no text.
@@ -70,13 +75,20 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         role = message.get("role")
         if role not in ROLES:
             raise PromptError(f"{where} has the role {role!r}; use one of {', '.join(ROLES)}")
-        if unknown := sorted(str(key) for key in message.keys() - {"role", "content"}):
+        known = ("role", "content", *_FIELDS.get(role, ()))
+        if unknown := sorted(str(key) for key in message.keys() - set(known)):
             raise PromptError(
-                f"{where} has the unknown fields {unknown}; it takes role and content"
+                f"{where} has the unknown fields {unknown}; as {role} it takes {', '.join(known)}"
             )
         if message.get("content") is None and role != "assistant":
             raise PromptError(f"{where} has no content; give a text, which may be empty")
-        checked.append({"role": role, "content": _content_text(message.get("content"), where)})
+        content = _content_text(message.get("content"), where)
+        if message.get("tool_calls"):
+            calls = _check_marks(
+                check_text(text_of_calls(message["tool_calls"], where), where), where
+            )
+            content = f"{content}\n{calls}" if content else calls
+        checked.append({"role": role, "content": content})
     return checked
 
 
@@ -116,7 +128,8 @@ def render_prompt(
     """The ids of the messages in this tokenizer's chat template, with one BOS at most.
 
     A template that refuses or drops the system role gets the system text as the beginning of the
-    first user turn; one that insists on alternating roles gets neighbours of one role joined.
+    first user turn; one that refuses or drops tools' results gets them as a user's turn; one that
+    insists on alternating roles gets neighbours of one role joined.
 
     Raises:
         PromptError: the template refuses the messages all the same, or loses a part of them.
@@ -124,7 +137,7 @@ def render_prompt(
     """
     plain = check_messages(messages)
     refusal: Exception | None = None
-    for form in (plain, system_in_user_turn(plain), joined_neighbours(system_in_user_turn(plain))):
+    for form in _forms(plain):
         try:
             text, ids = _render(tokenizer, form, add_generation_prompt)
         except (TemplateError, TypeError, ValueError, KeyError) as error:
@@ -136,6 +149,17 @@ def render_prompt(
         f"the chat template of {tokenizer.name_or_path or 'this tokenizer'!r} "
         + (f"refuses these messages: {refusal}" if refusal else "drops a part of the messages")
     ) from refusal
+
+
+def _forms(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The messages as they are, then with less and less asked of the template."""
+    yield messages
+    yield system_in_user_turn(messages)
+    if any(message["role"] == "tool" for message in messages):
+        yield results_in_user_turns(messages)
+        messages = results_in_user_turns(messages)
+        yield system_in_user_turn(messages)
+    yield joined_neighbours(system_in_user_turn(messages))
 
 
 def _render(
@@ -200,6 +224,16 @@ def system_in_user_turn(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{"role": "user", "content": "\n\n".join(system)}, *others]
     user = {**others[first], "content": "\n\n".join([*system, others[first]["content"]])}
     return [*others[:first], user, *others[first + 1 :]]
+
+
+def results_in_user_turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tools' results as turns of the user, between tags as most open models know them."""
+    return [
+        {"role": "user", "content": f"<tool_response>\n{m['content']}\n</tool_response>"}
+        if m["role"] == "tool"
+        else m
+        for m in messages
+    ]
 
 
 def joined_neighbours(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 
 from gac_core import fusion
 from gac_core.config import SamplingParams
+from gac_core.constraint import Constraint
 from gac_core.errors import NonFiniteLogitsError
 from gac_core.history import History
 from gac_core.sampling import choose, make_warpers, penalise_repetition, top_row, uniform_at
@@ -82,6 +83,7 @@ class Request:
         sampling: how to draw; its seed is set.
         is_chat: whether the answer begins a turn of its own, so that a leading space may be a
             matter of spelling.
+        constraint: the grammar the answer is held to.
 
     Attributes:
         histories: what each member has read, by member index.
@@ -97,6 +99,7 @@ class Request:
         sampling: SamplingParams,
         *,
         is_chat: bool,
+        constraint: Constraint | None = None,
     ) -> None:
         assert sampling.seed is not None
         self.members = settings.members
@@ -116,6 +119,7 @@ class Request:
         self._seed = sampling.seed
         self._warpers = make_warpers(sampling)
         self._weights = settings.weights
+        self._constraint = constraint
         self._openings: dict[int, torch.Tensor] = {}
 
     def ask(self, *members: int) -> Ask:
@@ -162,11 +166,65 @@ class Request:
         stacked = torch.stack(list(probs))  # (members, size), in the most precise of their types
         return self._rule(stacked, self._weights.to(stacked))
 
-    def choose(self, probs: torch.Tensor) -> int:
-        """The row that is greedy, or drawn for this position with the request's seed."""
+    def legal(self, probs: torch.Tensor) -> torch.Tensor:
+        """The primary's own distribution given the grammar; unchanged without one. (rows,)"""
+        if self._constraint is None:
+            return probs
+        legal = probs * self._allowed(alone=True)
+        mass = legal.sum()
+        return legal / mass if mass > 0 else legal
+
+    def _choose(self, probs: torch.Tensor, *, alone: bool) -> int:
+        """The row that is greedy, or drawn for this position with the request's seed.
+
+        With a grammar it is one that may come and behind which there is room for the end; where
+        nobody wants what may come, the way to the end is taken.
+        """
         greedy = self.sampling.temperature == 0.0
         uniform = None if greedy else uniform_at(self._seed, self.position)
-        return choose(probs, self._warpers, uniform)
+        if self._constraint is None:
+            return choose(probs, self._warpers, uniform)
+        legal = probs * self._allowed(alone=alone)
+        if float(legal.max()) > 0.0:
+            row = choose(legal, self._warpers, uniform)
+            if self._leaves_room(row, alone=alone):
+                return row
+        ends = self.union.vocabularies[self.primary].end_ids if alone else self.union.end_rows
+        token = self._constraint.next_of_end()
+        return min(ends) if token is None else token
+
+    def _allowed(self, *, alone: bool) -> torch.Tensor:
+        """Which of the union's rows, or of the primary's own, the grammar lets come."""
+        assert self._constraint is not None
+        allowed = self._constraint.allowed()
+        if self._opens_spaced(alone=alone):  # " x" is a way to write "x" here
+            spaced, plain = self.union.spaced_pairs
+            mapped = allowed[plain]
+            allowed = allowed.index_fill(0, self.union.spaced_rows, value=False)
+            allowed[spaced] = mapped
+        return allowed[self.union.primary_rows] if alone else allowed
+
+    def _leaves_room(self, row: int, *, alone: bool) -> bool:
+        assert self._constraint is not None
+        vocabulary = self.union.vocabularies[self.primary]
+        if row in vocabulary.end_ids if alone else self.union.is_end(row):
+            return True
+        unit = vocabulary.token_bytes[row] if alone else self.union.unit(row)
+        core = unit.removeprefix(b" ") if self._opens_spaced(alone=alone) else unit
+        steps = self.sampling.max_new_tokens - self.position - 1
+        rooms = [
+            limit - len(history.ids)
+            for member, history in zip(self.members, self.histories, strict=True)
+            if (limit := member.scorer.context_size) is not None
+        ]
+        return self._constraint.leaves_room(core, steps, rooms)
+
+    def _opens_spaced(self, *, alone: bool) -> bool:
+        """Whether a leading space is only a way to open the answer, for who decides this step."""
+        if not self._is_opening:
+            return False
+        opener = self.members[self.primary if alone else 0]
+        return opener.opens_with_space or (not alone and self._merges_openings)
 
     def emit_fused(self, fused: torch.Tensor, probs: Sequence[torch.Tensor]) -> Step:
         """Choose from the fused distribution and tell every member.
@@ -176,7 +234,7 @@ class Request:
             probs: each member's distribution over the union.
 
         """
-        row = self.choose(fused)
+        row = self._choose(fused, alone=False)
         tops = [top_row(p) for p in probs]
         unit, is_end = self.union.unit(row), self.union.is_end(row)
         leads = self._fused_leads(unit)
@@ -197,7 +255,7 @@ class Request:
 
     def emit_alone(self, probs: torch.Tensor) -> Step:
         """Choose from the primary's distribution over its own rows and tell every member."""
-        token = self.choose(probs)
+        token = self._choose(probs, alone=True)
         top = top_row(probs)
         member = self.members[self.primary]
         vocabulary = self.union.vocabularies[self.primary]
@@ -226,6 +284,8 @@ class Request:
         """The step with its alternatives; the request has moved on by one position."""
         self.position += 1
         self._openings.clear()
+        if self._constraint is not None and not step.is_end:
+            self._constraint.advance(step.unit)
         if not self.sampling.logprobs:
             return step
         values, rows = probs.topk(min(self.sampling.top_logprobs, len(probs)))

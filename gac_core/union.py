@@ -98,6 +98,26 @@ class Union:
         spaced, plain = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
         return spaced.to(self.device), plain.to(self.device)
 
+    @cached_property
+    def spaced_rows(self) -> torch.Tensor:
+        """Rows of text that begins with a space. (n,)"""
+        spaced = [row for data, row in self.rows.items() if data.startswith(b" ")]
+        return torch.tensor(spaced, dtype=torch.int64, device=self.device)
+
+    @cached_property
+    def primary_rows(self) -> torch.Tensor:
+        """The union's row for each of the primary's own; its own number if it is masked."""
+        first = self.vocabularies[self.primary]
+        rows = torch.arange(len(first))
+        if not self.is_shared:
+            (end,) = self.end_rows
+            for token in first.text_ids:
+                rows[token] = self.rows[first.token_bytes[token]]
+            rows[sorted(first.end_ids)] = end
+        elif len(self.end_rows) == 1:
+            rows[sorted(first.end_ids)] = min(self.end_rows)
+        return rows.to(self.device)
+
     def mask(self, member: int, logits: torch.Tensor) -> torch.Tensor:
         """The member's logits with -inf where a row is neither text nor END. (..., member rows)"""
         masked = self._masked[member]

@@ -36,12 +36,15 @@ def make(families: Sequence[str], seeds: Sequence[int] | None = None, **options:
 
 def naively(ensemble: Ensemble, prompt: Prompt, **sampling: Any) -> tuple[Output, Request]:
     """The same request on the naive driver."""
-    settings = ensemble._loaded().settings
+    parts = ensemble._loaded()
+    ids = ensemble.prompt_ids(prompt)
+    params = SamplingParams.of({"seed": 0, **sampling})
     request = Request(
-        settings,
-        ensemble.prompt_ids(prompt),
-        SamplingParams.of({"seed": 0, **sampling}),
+        parts.settings,
+        ids,
+        params,
         is_chat=not isinstance(prompt, str),
+        constraint=parts.constraint(params, ids),
     )
     return run_naively(GENERATORS[ensemble.config.method], request), request
 

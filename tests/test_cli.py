@@ -1,4 +1,6 @@
 import io
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,29 @@ def test_the_pocket_chat_remembers_what_was_said(
         "The code of Mila is 4711.",
         "Mila lives in Rome.",
     ]
+
+
+def test_run_holds_the_answer_to_a_grammar(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = ("-q", "--max-new-tokens", "40", "Hello")
+    assert gac("run", *models(folders), "--choice", "yes", "--choice", "no", *options) == 0
+    assert capsys.readouterr().out in ("yes\n", "no\n")
+    assert gac("run", *models(folders), "--regex", "[ab]{3}", *options) == 0
+    assert re.fullmatch("[ab]{3}\n", capsys.readouterr().out)
+    schema = tmp_path / "schema.json"
+    schema.write_text(
+        '{"type": "object", "required": ["a"], "properties": {"a": {"type": "null"}}}'
+    )
+    assert gac("run", *models(folders), "--schema", str(schema), *options) == 0
+    assert json.loads(capsys.readouterr().out)["a"] is None
+    assert gac("run", *models(folders), "--schema", str(schema), "--regex", "a", *options) == 2
+    assert "exclude each other" in capsys.readouterr().err
+    assert gac("run", *models(folders), "--schema", str(tmp_path / "none"), *options) == 2
+    assert "can not be read" in capsys.readouterr().err
+    schema.write_text('{"not": {}}')
+    assert gac("run", *models(folders), "--schema", str(schema), *options) == 2
+    assert "Unimplemented keys" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there(

@@ -182,7 +182,7 @@ def test_how_templates_open_an_answer() -> None:
         ([{"role": "user"}], "message 0 has no content"),
         ([{"role": "user", "content": None}], "has no content"),
         ([{"role": "user", "contents": "x"}], r"unknown fields \['contents'\]"),
-        ([{"role": "assistant", "content": "", "tool_calls": []}], "unknown fields"),
+        ([{"role": "user", "content": "", "tool_calls": []}], "unknown fields"),
         ([{"role": "user", "content": b"x"}], "must be text, not bytes"),
         ([{"role": "user", "content": "x\U000f0000y"}], r"private-use characters U\+F0000"),
         ([{"role": "user", "content": 3}], "must be text, not int"),

@@ -13,7 +13,8 @@ def test_the_public_names() -> None:
     assert gac_core.__all__ == sorted(gac_core.__all__)
     assert set(gac_core.__all__) == {
         *("AsyncStream", "CannotSpellError", "ConfigError", "ContextOverflowError"),
-        *("EngineClosedError", "Ensemble", "EnsembleConfig", "GacError", "LoadError"),
+        *("EngineClosedError", "Ensemble", "EnsembleConfig", "GacError", "Grammar"),
+        *("GrammarError", "LoadError"),
         *("MemberConfig", "MemberError", "MemberUsage", "MemberView", "NonFiniteLogitsError"),
         *("Outcome", "Output", "PromptError", "RewritesTextError", "SamplingParams", "Step"),
         *("Stream", "Usage", "VocabularyError"),

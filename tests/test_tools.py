@@ -5,7 +5,19 @@ from typing import Any
 
 import pytest
 
-from gac_core.tools import call_text, tools_text, type_text
+from gac_core import ConfigError, PromptError
+from gac_core.answer_form import AnswerForm
+from gac_core.grammar import byte_matcher
+from gac_core.prompt import check_messages, render_prompt
+from gac_core.tools import (
+    Call,
+    CallReader,
+    call_text,
+    read_calls,
+    tools_text,
+    type_text,
+)
+from tests.fakes import tokenizer_of
 
 
 def test_a_tool_is_a_signature_and_a_description() -> None:
@@ -78,3 +90,138 @@ def test_a_schema_that_holds_itself_ends_somewhere() -> None:
     text = type_text({"$ref": "#/$defs/Node"}, {"Node": node})
     assert text.startswith("{next?: {next?: ")
     assert "any" in text
+
+
+NOW: dict[str, Any] = {"name": "now"}
+
+
+ASKED = {"role": "user", "content": "What time is it?"}
+
+
+def test_tools_and_schema_go_into_the_system_message() -> None:
+    shown = tools_text([NOW])
+    form = AnswerForm((NOW,))
+    assert form.messages([ASKED]) == [{"role": "system", "content": shown}, ASKED]
+    parts = [{"type": "text", "text": "Be kind."}]
+    for said in ("Be kind.", parts):
+        first, _ = check_messages(form.messages([{"role": "system", "content": said}, ASKED]))
+        assert first["content"] == f"Be kind.\n\n{shown}"
+    schema = {"type": "object", "properties": {}}
+    both = AnswerForm((NOW,), schema=schema).messages([ASKED])[0]["content"]
+    assert both == f"{shown}\n\nAnswer with JSON that fits this schema:\n{json.dumps(schema)}"
+    assert AnswerForm((NOW,), choice="none").messages([ASKED]) == [ASKED]
+    assert AnswerForm().messages([ASKED]) == [ASKED]
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "fits"),
+    [
+        (AnswerForm((NOW,)), "Hello", True),
+        (AnswerForm((NOW,), "required"), "Hello", False),
+        (AnswerForm((NOW,), "required"), "<tool_call>", True),
+        (AnswerForm((NOW, {"name": "go"}), "go"), '<tool_call>{"name": "go"', True),
+        (AnswerForm((NOW, {"name": "go"}), "go"), '<tool_call>{"name": "now"', False),
+        (AnswerForm(schema={"type": "integer"}), "12", True),
+        (AnswerForm(schema={"type": "integer"}), "a", False),
+        (AnswerForm((NOW,), schema={"type": "integer"}), "12", True),
+        (AnswerForm((NOW,), schema={"type": "integer"}), "<tool_call>", True),
+        (AnswerForm((NOW,), schema={"type": "integer"}), "Hello", False),
+    ],
+)
+def test_a_form_is_a_grammar(form: AnswerForm, text: str, fits: bool) -> None:
+    grammar = form.grammar()
+    assert grammar is not None
+    matcher = byte_matcher(grammar.lark)
+    assert (matcher.try_consume_tokens(list(text.encode())) == len(text)) == fits
+
+
+def test_a_form_that_asks_for_what_is_not_there_is_refused() -> None:
+    assert AnswerForm().grammar() is AnswerForm((NOW,), "none").grammar() is None
+    with pytest.raises(ConfigError, match="none of auto, none, required"):
+        AnswerForm((NOW,), "go")
+    with pytest.raises(ConfigError, match="needs tools"):
+        AnswerForm((), "required")
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_calls_are_read_however_they_arrive(size: int) -> None:
+    text = (
+        "Let me <tool look. <tool_call>"
+        '{"name": "find", "arguments": {"tag": "<tool_call>", "n": 1}}</tool_call>'
+        '\n<tool_call>{"name": "now"}</tool_call>'
+    )
+    reader = CallReader()
+    pieces: list[str | Call] = []
+    for start in range(0, len(text), size):
+        pieces += reader.push(text[start : start + size])
+    pieces += reader.end()
+    said = "".join(p for p in pieces if isinstance(p, str))
+    calls = [p for p in pieces if isinstance(p, Call)]
+    assert said == "Let me <tool look. \n"
+    assert [(c.name, c.arguments, c.error) for c in calls] == [
+        ("find", {"tag": "<tool_call>", "n": 1}, None),
+        ("now", {}, None),
+    ]
+    assert read_calls(text) == (said.strip(), calls)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("{", "no JSON"), ("[1]", "no name"), ('{"name": "f", "arguments": [1]}', "no object")],
+)
+def test_a_call_that_is_none_says_why(body: str, said: str) -> None:
+    _, (call,) = read_calls(f"<tool_call>{body}</tool_call>")
+    assert (call.body, call.name) == (body, None)
+    assert said in (call.error or "")
+
+
+def test_a_call_that_was_cut_says_so() -> None:
+    assert read_calls('Well <tool_call>{"name": "f')[1][0].error == "it was not closed"
+    assert read_calls("Well <tool_c") == ("Well <tool_c", [])
+
+
+CALLED: list[dict[str, Any]] = [
+    {"role": "user", "content": "What is 2 + 3?"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "1", "type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}},
+            {"function": {"name": "now", "arguments": {}}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "1", "name": "add", "content": "5"},
+    {"role": "tool", "content": "noon"},
+]
+
+
+def test_the_history_of_tools_is_text_for_every_template() -> None:
+    said = check_messages(CALLED)
+    first, second = call_text("add", {"a": 2}), call_text("now", {})
+    assert said[1]["content"] == f"{first}\n{second}"
+    for family in ("chatml", "legacy", "tiktoken", "byte_level"):
+        tokenizer = tokenizer_of(family)
+        text = str(tokenizer.decode(render_prompt(tokenizer, CALLED)))
+        for part in ("2 + 3", first, second, "5", "noon"):
+            assert part in text
+    legacy = tokenizer_of("legacy")  # whose template knows no results
+    assert "<tool_response>\n5\n</tool_response>" in legacy.decode(render_prompt(legacy, CALLED))
+
+
+@pytest.mark.parametrize(
+    ("calls", "said"),
+    [
+        ("x", "must be a list"),
+        ([1], "must be"),
+        ([{"function": {"name": "f", "arguments": "{"}}], "no JSON"),
+        ([{"function": {"name": "f", "arguments": "[]"}}], "must be an object"),
+    ],
+)
+def test_calls_of_another_form_are_refused(calls: Any, said: str) -> None:
+    with pytest.raises(PromptError, match=said):
+        check_messages([{"role": "assistant", "content": "", "tool_calls": calls}])
+
+
+def test_a_field_of_another_role_is_refused() -> None:
+    with pytest.raises(PromptError, match="as user it takes role, content"):
+        check_messages([{"role": "user", "content": "", "tool_calls": []}])

@@ -17,7 +17,7 @@ def cascade(request: Request) -> Generator[Ask | Step, Logits, None]:
     while not request.finished:
         logits = yield request.ask(primary)
         own = {primary: request.to_probs(primary, logits[primary][0][-1])}
-        if is_sure(own[primary], request.threshold):
+        if is_sure(request.legal(own[primary]), request.threshold):
             yield request.emit_alone(own[primary])
             continue
         if helpers:

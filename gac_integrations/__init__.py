@@ -1,0 +1,1 @@
+"""Thin adapters of `gac_core` for the frameworks in which applications are written."""

@@ -1,0 +1,315 @@
+"""The chat model."""
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import LanguageModelInput, ModelProfile
+from langchain_core.language_models.chat_models import BaseChatModel, generate_from_stream
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import BaseModel
+
+from gac_core.answer_form import AnswerForm
+from gac_integrations.langchain.chunks import ChunkMaker
+from gac_integrations.langchain.errors import GaCInvalidRequestError, translated_errors
+from gac_integrations.langchain.fields import CONFIG, EnsembleFields
+from gac_integrations.langchain.requests import ChatRequest, tool_choice_name
+from gac_integrations.registry import context_of
+
+Schema = dict[str, Any] | type
+ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
+
+
+class ChatGaC(EnsembleFields, BaseChatModel):
+    """Several language models that write each answer together, token by token.
+
+    Setup:
+        ``pip install gac[langchain]``. Nothing else for the embedded pocket ensemble; for models
+        of your own, ``gac config org/model-a org/model-b -o ensemble.yaml`` writes a file.
+
+    Key init args (completion params):
+        model: "pocket" (default), or the path of a YAML file.
+        temperature, top_p, top_k, min_p, repetition_penalty, seed: how an answer is drawn.
+        max_tokens: steps at most.
+        stop: the answer ends before the first of these; matched on text, across tokens.
+        logprobs, top_logprobs: keep the most probable tokens, and each member's view.
+
+    Key init args (client params):
+        config: an `EnsembleConfig` instead of `model`.
+        ensemble: an `Ensemble` that is loaded already.
+        timeout: seconds an answer may take.
+        max_retries, api_key: accepted since all chat models have them; nothing here needs them.
+
+    Instantiate:
+        .. code-block:: python
+
+            from gac_integrations.langchain import ChatGaC
+
+            llm = ChatGaC(model="pocket")
+            llm = ChatGaC(model="ensemble.yaml", temperature=0.7, max_tokens=200)
+
+    Invoke:
+        .. code-block:: python
+
+            llm.invoke("What is 17 + 25?").content
+
+    Stream:
+        .. code-block:: python
+
+            for chunk in llm.stream("What is 17 + 25?"):
+                print(chunk.text, end="")
+
+    Async:
+        .. code-block:: python
+
+            await llm.ainvoke("What is 17 + 25?")
+            async for chunk in llm.astream("What is 17 + 25?"): ...
+            await llm.abatch(["What is 1 + 2?", "What is 3 + 4?"])  # shares forward passes
+
+        Native: cancelling a task stops the computing within a step.
+
+    Tool calling:
+        .. code-block:: python
+
+            llm.bind_tools([get_weather]).invoke("What is the weather in Rome?").tool_calls
+
+        `tool_choice` may be "auto", "any", "none" or a tool's name. Calls fit the tools' schemas,
+        whatever the members would rather write. All members see tools in one form (as text in the
+        system message) and write calls in one form, or they could not agree on tokens.
+
+    Structured output:
+        .. code-block:: python
+
+            llm.with_structured_output(Person).invoke("Mila is 42 years old.")
+
+        Held to the schema by a grammar with method "json_schema" (default) or "function_calling".
+
+    JSON mode:
+        .. code-block:: python
+
+            llm.bind(response_format={"type": "json_object"}).invoke("...")
+
+    Token usage:
+        ``usage_metadata`` counts the primary's tokens, ``response_metadata["members"]`` each
+        member's own.
+
+    Logprobs:
+        .. code-block:: python
+
+            llm.bind(logprobs=True).invoke("Hi").response_metadata["logprobs"]["content"][0]
+
+        with "members": what each member would have written, and how probable each found it.
+
+    Response metadata:
+        finish_reason ("stop", "length", "tool_calls"), model_name, model_provider, members, steps,
+        fused_steps, seed.
+
+    """
+
+    model_config = CONFIG
+
+    parallel_tool_calls: bool = True
+    streaming: bool | None = None
+
+    # ------------------------------------------------ answering
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        is_watched = run_manager is not None and bool(run_manager.handlers)
+        if is_watched or self.timeout is not None or "timeout" in kwargs:
+            return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
+        with translated_errors():
+            request = ChatRequest.of(self, messages, stop, kwargs)
+            output = self._ensemble.generate(request.messages, request.params)
+        maker = ChunkMaker(self.model_name, request.form)
+        return generate_from_stream(chunk for step in output.steps for chunk in maker.push(step))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        with translated_errors():
+            request = ChatRequest.of(self, messages, stop, kwargs)
+            maker = ChunkMaker(self.model_name, request.form)
+            with self._ensemble.stream(request.messages, request.params) as stream:
+                for step in stream:
+                    request.deadline.check()
+                    for chunk in maker.push(step):
+                        if run_manager is not None:
+                            run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                        yield chunk
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        chunks = [c async for c in self._astream(messages, stop, run_manager, **kwargs)]
+        return generate_from_stream(iter(chunks))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        with translated_errors():
+            request = ChatRequest.of(self, messages, stop, kwargs)
+            maker = ChunkMaker(self.model_name, request.form)
+            ensemble = self._ensemble
+            await ensemble.aload(grammars=request.params.grammar is not None)
+            async with ensemble.astream(request.messages, request.params) as stream:
+                async for step in stream:
+                    request.deadline.check()
+                    for chunk in maker.push(step):
+                        if run_manager is not None:
+                            await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                        yield chunk
+
+    # ------------------------------------------------ tools and structure
+
+    def bind_tools(
+        self,
+        tools: Sequence[ToolLike],
+        *,
+        tool_choice: str | bool | dict[str, Any] | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Let the answer call tools.
+
+        Args:
+            tools: LangChain tools, functions, pydantic classes, or OpenAI tools.
+            tool_choice: "auto" (default), "any", "none", or a tool's name.
+            strict: close the tools' schemas; they are always enforced.
+            kwargs: other call options, such as `parallel_tool_calls`.
+
+        """
+        shown = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        names = [tool["function"]["name"] for tool in shown]
+        choice = tool_choice_name(tool_choice, names)
+        AnswerForm(tuple(tool["function"] for tool in shown), choice)
+        return self.bind(tools=shown, tool_choice=choice, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: Schema | None = None,
+        *,
+        method: Literal["json_schema", "function_calling", "json_mode"] = "json_schema",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Answers as objects of a schema.
+
+        Args:
+            schema: a pydantic class, a TypedDict, a JSON schema, or an OpenAI tool.
+            method: "json_schema": the answer is JSON of the schema, which the members are shown;
+                "function_calling": the schema is a tool that is called; "json_mode": as
+                "json_schema", but you describe the JSON in the prompt (any object, without
+                a schema).
+            include_raw: give the message and the parsing error as well.
+            strict: changes nothing; an answer always fits the schema and has no other properties.
+            kwargs: other call options.
+
+        """
+        if schema is None and method != "json_mode":
+            raise GaCInvalidRequestError(f"method {method} needs a schema")
+        is_pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
+        ls_format = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
+        parser: Runnable[Any, Any]
+        if method == "function_calling":
+            assert schema is not None
+            name = convert_to_openai_tool(schema)["function"]["name"]
+            model = self.bind_tools(
+                [schema],
+                tool_choice=name,
+                strict=strict,
+                parallel_tool_calls=False,
+                ls_structured_output_format=ls_format,
+                **kwargs,
+            )
+            parser = (
+                PydanticToolsParser(tools=[schema], first_tool_only=True)
+                if is_pydantic
+                else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+            )
+        elif method in ("json_schema", "json_mode"):
+            wanted: Any = schema
+            if method == "json_mode":
+                described = None if schema is None else convert_to_json_schema(schema)
+                wanted = {"type": "json_object", "schema": described}
+            model = self.bind(
+                response_format=wanted, ls_structured_output_format=ls_format, **kwargs
+            )
+            parser = (
+                PydanticOutputParser(pydantic_object=schema) if is_pydantic else JsonOutputParser()
+            )
+        else:
+            raise GaCInvalidRequestError(
+                f"method {method!r} is none of json_schema, function_calling, json_mode"
+            )
+        if not include_raw:
+            return model | parser
+        parsed = RunnablePassthrough.assign(
+            parsed=itemgetter("raw") | parser, parsing_error=lambda _: None
+        )
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=model) | parsed.with_fallbacks(
+            [failed], exception_key="parsing_error"
+        )
+
+    # ------------------------------------------------ what LangChain asks of it
+
+    def get_num_tokens_from_messages(
+        self,
+        messages: list[BaseMessage],
+        tools: Sequence[ToolLike] | None = None,
+    ) -> int:
+        """The tokens of the prompt that the primary reads for these messages, exactly."""
+        options = {"tools": [convert_to_openai_tool(tool) for tool in tools]} if tools else {}
+        with translated_errors():
+            request = ChatRequest.of(self, messages, None, options)
+            return len(self._ensemble.prompt_ids(request.messages)[self._ensemble.primary])
+
+    @property
+    def _llm_type(self) -> str:
+        return "gac"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {**super()._identifying_params, "parallel_tool_calls": self.parallel_tool_calls}
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        profile = ModelProfile(
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            tool_calling=True,
+            tool_choice=True,
+            structured_output=True,
+        )
+        limit = context_of(self._config)
+        if limit is not None:
+            profile["max_input_tokens"] = limit
+        return profile

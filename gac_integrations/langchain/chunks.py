@@ -1,0 +1,126 @@
+"""From the steps of an answer to LangChain's chunks."""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.messages import AIMessageChunk
+from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.tool import tool_call_chunk
+from langchain_core.outputs import ChatGenerationChunk
+
+from gac_core import Outcome, Step
+from gac_core.answer_form import AnswerForm
+from gac_core.tools import Call, CallReader
+
+
+class ChunkMaker:
+    """The chunks of one answer: text and calls as they come, then an empty one with the rest.
+
+    Args:
+        model_name: what the message says wrote it.
+        form: of the answer; calls are read only where there are tools to call.
+
+    """
+
+    def __init__(self, model_name: str, form: AnswerForm) -> None:
+        self._model_name = model_name
+        self._reader = CallReader() if form.callable_functions else None
+        self._calls = 0
+        self._logprobs: list[dict[str, Any]] = []
+        self._id = f"run-{uuid4()}"
+
+    def push(self, step: Step) -> list[ChatGenerationChunk]:
+        """The chunks that are certain with this step."""
+        if step.top:
+            self._logprobs.append(_token(step))
+        pieces: list[str | Call] = []
+        if self._reader is None:
+            pieces = [step.text] if step.text else []
+        else:
+            pieces = self._reader.push(step.text)
+            if step.outcome is not None:
+                pieces += self._reader.end()
+        chunks = [self._chunk(piece) for piece in pieces]
+        if step.outcome is not None:
+            chunks.append(self._last(step.outcome))
+        return chunks
+
+    def _chunk(self, piece: str | Call) -> ChatGenerationChunk:
+        if isinstance(piece, str):
+            return self._of(AIMessageChunk(content=piece, response_metadata=self._metadata()))
+        is_call = piece.name is not None
+        arguments = json.dumps(piece.arguments, ensure_ascii=False) if is_call else piece.body
+        call = tool_call_chunk(
+            name=piece.name, args=arguments, id=f"call_{uuid4().hex}", index=self._calls
+        )
+        self._calls += 1
+        return self._of(
+            AIMessageChunk(content="", tool_call_chunks=[call], response_metadata=self._metadata())
+        )
+
+    def _metadata(self) -> dict[str, Any]:
+        if not self._logprobs:
+            return {}
+        logprobs, self._logprobs = self._logprobs, []
+        return {"logprobs": {"content": logprobs}}
+
+    def _last(self, outcome: Outcome) -> ChatGenerationChunk:
+        usage = outcome.usage
+        reason = "tool_calls" if self._calls else outcome.finish_reason
+        metadata = {
+            "finish_reason": reason,
+            "model_name": self._model_name,
+            "model_provider": "gac",
+            "members": [
+                {
+                    "name": member.name,
+                    "prompt_tokens": member.prompt_tokens,
+                    "completion_tokens": member.completion_tokens,
+                }
+                for member in usage.members
+            ],
+            "steps": usage.steps,
+            "fused_steps": usage.fused_steps,
+            "seed": outcome.seed,
+            **self._metadata(),
+        }
+        message = AIMessageChunk(
+            content="",
+            usage_metadata=UsageMetadata(
+                input_tokens=usage.prompt_tokens,
+                output_tokens=usage.completion_tokens,
+                total_tokens=usage.total_tokens,
+            ),
+            response_metadata=metadata,
+            chunk_position="last",
+        )
+        return self._of(message, {"finish_reason": reason})
+
+    def _of(
+        self, message: AIMessageChunk, info: dict[str, Any] | None = None
+    ) -> ChatGenerationChunk:
+        message.id = self._id
+        return ChatGenerationChunk(message=message, generation_info=info)
+
+
+def _token(step: Step) -> dict[str, Any]:
+    """A step as OpenAI's API describes a token, and each member's view of it."""
+    return {
+        **_named(step.unit, step.logprob),
+        "top_logprobs": [_named(unit, logprob) for unit, logprob in step.top],
+        "decided_by": step.decided_by,
+        "members": [
+            {
+                "name": view.name,
+                "top": view.top.decode(errors="replace"),
+                "top_prob": view.top_prob,
+                "prob": view.prob,
+            }
+            for view in step.members
+        ],
+    }
+
+
+def _named(unit: bytes, logprob: float) -> dict[str, Any]:
+    return {"token": unit.decode(errors="replace"), "bytes": list(unit), "logprob": logprob}

@@ -1,0 +1,145 @@
+"""The plain model: it goes on with a text as it is, without chat templates."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseLLM
+from langchain_core.outputs import Generation, GenerationChunk, LLMResult
+
+from gac_core import Output, Step
+from gac_integrations.langchain.errors import translated_errors
+from gac_integrations.langchain.fields import CONFIG, EnsembleFields
+from gac_integrations.langchain.requests import Deadline, check_options, sampling_params
+
+
+class GaC(EnsembleFields, BaseLLM):
+    """An ensemble as a model of plain text, for completion chains.
+
+    The options are those of `ChatGaC`, but for tools and structure.
+
+    Example:
+        .. code-block:: python
+
+            from gac_integrations.langchain import GaC
+
+            GaC(model="ensemble.yaml", max_tokens=20).invoke("The capital of France is")
+
+    """
+
+    model_config = CONFIG
+
+    @property
+    def _llm_type(self) -> str:
+        return "gac-text"
+
+    def _params(self, stop: list[str] | None, options: dict[str, Any]) -> Any:
+        check_options(options)
+        changed = {**options, "stop": stop} if stop is not None else options
+        return sampling_params(self, changed), Deadline(options.get("timeout", self.timeout))
+
+    def _generate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> LLMResult:
+        with translated_errors():
+            params, deadline = self._params(stop, kwargs)
+            ensemble = self._ensemble
+            streams = [ensemble.stream(prompt, params) for prompt in prompts]
+            try:
+                outputs = []
+                for stream in streams:
+                    steps = []
+                    for step in stream:
+                        deadline.check()
+                        steps.append(step)
+                    outputs.append(Output.of(steps))
+            finally:
+                for stream in streams:
+                    stream.close()
+        return self._result(outputs)
+
+    async def _agenerate(
+        self,
+        prompts: list[str],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> LLMResult:
+        with translated_errors():
+            params, deadline = self._params(stop, kwargs)
+            ensemble = self._ensemble
+            await ensemble.aload()
+            streams = [ensemble.astream(prompt, params) for prompt in prompts]
+            try:
+                outputs = []
+                for stream in streams:
+                    steps = []
+                    async for step in stream:
+                        deadline.check()
+                        steps.append(step)
+                    outputs.append(Output.of(steps))
+            finally:
+                for stream in streams:
+                    await stream.aclose()
+        return self._result(outputs)
+
+    def _result(self, outputs: list[Output]) -> LLMResult:
+        generations = [
+            [Generation(text=output.text, generation_info=_info(output.steps[-1]))]
+            for output in outputs
+        ]
+        prompt = sum(output.usage.prompt_tokens for output in outputs)
+        completion = sum(output.usage.completion_tokens for output in outputs)
+        usage = {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+        }
+        told = {"token_usage": usage, "model_name": self.model_name}
+        return LLMResult(generations=generations, llm_output=told)
+
+    def _stream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[GenerationChunk]:
+        with translated_errors():
+            params, deadline = self._params(stop, kwargs)
+            with self._ensemble.stream(prompt, params) as stream:
+                for step in stream:
+                    deadline.check()
+                    chunk = GenerationChunk(text=step.text, generation_info=_info(step))
+                    if run_manager is not None:
+                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
+
+    async def _astream(
+        self,
+        prompt: str,
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[GenerationChunk]:
+        with translated_errors():
+            params, deadline = self._params(stop, kwargs)
+            await self._ensemble.aload()
+            async with self._ensemble.astream(prompt, params) as stream:
+                async for step in stream:
+                    deadline.check()
+                    chunk = GenerationChunk(text=step.text, generation_info=_info(step))
+                    if run_manager is not None:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
+
+
+def _info(step: Step) -> dict[str, Any] | None:
+    """How the answer ended; None while it goes on."""
+    if step.outcome is None:
+        return None
+    return {"finish_reason": step.outcome.finish_reason, "seed": step.outcome.seed}

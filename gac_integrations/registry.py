@@ -1,0 +1,65 @@
+"""Ensembles by their configuration, so that every adapter object of one process shares them.
+
+Frameworks copy, rebuild and pickle model objects freely; the models behind them are loaded once and
+freed when the last of these objects is gone.
+"""
+
+import itertools
+import json
+import threading
+from pathlib import Path
+from typing import Final
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from gac_core import ConfigError, Ensemble, EnsembleConfig
+
+_LOCK: Final = threading.Lock()
+_ENSEMBLES: Final[WeakValueDictionary[str, Ensemble]] = WeakValueDictionary()
+_COUNT: Final = itertools.count(1)
+_NUMBERS: Final[WeakKeyDictionary[Ensemble, int]] = WeakKeyDictionary()
+
+
+def config_named(model: str) -> EnsembleConfig:
+    """The configuration that a model name stands for: "pocket", or the path of a YAML file.
+
+    Raises:
+        ConfigError: it is neither, or the file is wrong.
+
+    """
+    if model == "pocket":
+        return Ensemble.pocket(lazy=True).config
+    if Path(model).suffix in (".yaml", ".yml"):
+        return EnsembleConfig.from_yaml(model)
+    raise ConfigError(
+        f"model {model!r} is neither pocket nor a YAML file; `gac config MODEL MODEL -o "
+        "ensemble.yaml` writes one"
+    )
+
+
+def shared_ensemble(config: EnsembleConfig) -> Ensemble:
+    """The ensemble of this configuration; its models are loaded at first use."""
+    key = config.model_dump_json()
+    with _LOCK:
+        ensemble = _ENSEMBLES.get(key)
+        if ensemble is None or ensemble.is_closed:
+            ensemble = Ensemble.from_config(config, lazy=True, progress=False)
+            _ENSEMBLES[key] = ensemble
+        return ensemble
+
+
+def number_of(ensemble: Ensemble) -> int:
+    """A number that no other ensemble of this process has or had."""
+    with _LOCK:
+        return _NUMBERS.setdefault(ensemble, next(_COUNT))
+
+
+def context_of(config: EnsembleConfig) -> int | None:
+    """The smallest context of the members, as far as local folders tell without loading a model."""
+    limits = []
+    for member in config.members:
+        file = Path(member.model) / "config.json"
+        if file.is_file():
+            limit = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")
+            if isinstance(limit, int):
+                limits.append(limit)
+    return min(limits, default=None)

@@ -1,0 +1,371 @@
+"""What LangChain's own suites are too weak to see."""
+
+import asyncio
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypedDict
+
+import pytest
+from langchain.agents import create_agent
+from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.exceptions import ContextOverflowError, ModelNotFoundError, ModelTimeoutError
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.runnables import ConfigurableField
+from pydantic import BaseModel, ValidationError
+from transformers import AutoTokenizer
+
+from gac_core import Ensemble
+from gac_core.ensemble import pocket_folder
+from gac_integrations import registry
+from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError
+
+SUM = "What is 17 + 25?"
+ANSWER = "17 + 25 = 42"
+FACTS = "The code of Mila is 4711.\nMila lives in Rome.\n\nWhat is the code of Mila?"
+
+
+class Person(BaseModel):
+    """A person."""
+
+    name: str
+    age: int
+
+
+class Place(TypedDict):
+    """A place."""
+
+    city: str
+
+
+def get_weather(city: str) -> str:
+    """Get the weather in a city."""
+    return "sunny" if city else ""
+
+
+def get_time(city: str) -> str:
+    """Get the time in a city."""
+    return "12:30" if city else ""
+
+
+@pytest.fixture(scope="module")
+def ensemble() -> Iterator[Ensemble]:
+    with Ensemble.pocket() as ensemble:
+        yield ensemble
+
+
+@pytest.fixture
+def llm(ensemble: Ensemble) -> ChatGaC:
+    return ChatGaC(ensemble=ensemble)
+
+
+def joined(chunks: list[Any]) -> Any:
+    whole = chunks[0]
+    for chunk in chunks[1:]:
+        whole += chunk
+    return whole
+
+
+# ---------------------------------------------------------------- one text, however it is asked for
+
+
+async def test_every_way_to_ask_gives_one_text(llm: ChatGaC) -> None:
+    for question in (SUM, FACTS, "Hello"):
+        said = llm.invoke(question)
+        assert "".join(str(c.content) for c in llm.stream(question)) == said.content
+        assert (await llm.ainvoke(question)).content == said.content
+        assert "".join([str(c.content) async for c in llm.astream(question)]) == said.content
+        assert [m.content for m in llm.batch([question, SUM])] == [said.content, ANSWER]
+        assert [m.content for m in await llm.abatch([SUM, question])] == [ANSWER, said.content]
+
+
+def test_a_stream_ends_with_one_empty_chunk_that_tells_the_rest(llm: ChatGaC) -> None:
+    chunks = list(llm.stream(SUM))
+    *before, last = chunks
+    assert all(c.content and c.usage_metadata is None for c in before)
+    assert (last.content, last.chunk_position) == ("", "last")
+    merged = joined(chunks)
+    whole = llm.invoke(SUM)
+    assert merged.usage_metadata == whole.usage_metadata
+    assert merged.response_metadata == whole.response_metadata
+
+
+def test_usage_is_what_the_tokenizers_count(llm: ChatGaC, ensemble: Ensemble) -> None:
+    messages = [SystemMessage("Be brief."), HumanMessage(SUM)]
+    said = llm.invoke(messages)
+    prompts = ensemble.prompt_ids(
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": SUM}]
+    )
+    for member, prompt in zip(said.response_metadata["members"], prompts, strict=True):
+        tokenizer = AutoTokenizer.from_pretrained(pocket_folder(member["name"]))
+        assert member["prompt_tokens"] == len(prompt)
+        assert member["completion_tokens"] == len(own_tokens(tokenizer, said.content))
+    assert said.usage_metadata is not None
+    assert said.usage_metadata["input_tokens"] == len(prompts[0])
+    assert llm.get_num_tokens_from_messages(messages) == len(prompts[0])
+    assert llm.get_num_tokens(SUM) > 0
+
+
+def own_tokens(tokenizer: Any, text: Any) -> list[int]:
+    """The tokens of an answer as it stands behind a prompt (no space is put before it)."""
+    behind = tokenizer(f"a\n{text}", add_special_tokens=False)["input_ids"]
+    return list(behind[len(tokenizer("a\n", add_special_tokens=False)["input_ids"]) :])
+
+
+def test_stop_ends_the_answer_and_a_call_beats_the_constructor(ensemble: Ensemble) -> None:
+    llm = ChatGaC(ensemble=ensemble, stop=["42"])
+    assert llm.invoke(SUM).content == "17 + 25 = "
+    assert llm.invoke(SUM, stop=["+ 25"]).content == "17 "
+    assert "".join(str(c.content) for c in llm.stream(SUM, stop=["5 ="])) == "17 + 2"
+    assert llm.invoke(SUM, stop=[]).content == ANSWER
+
+
+def test_call_options_beat_the_constructor_and_unknown_ones_are_errors(llm: ChatGaC) -> None:
+    said = llm.invoke(SUM, max_tokens=3)
+    assert said.response_metadata["finish_reason"] == "length"
+    drawn = {llm.invoke("Hello", temperature=5.0, seed=s, max_tokens=8).content for s in range(5)}
+    assert len(drawn) > 1
+    with pytest.raises(GaCInvalidRequestError, match="unknown options \\['temprature'\\]"):
+        llm.invoke(SUM, temprature=1)
+    with pytest.raises(ValidationError, match="modell"):
+        ChatGaC(modell="pocket")
+    with pytest.raises(ValidationError, match="neither pocket nor a YAML file"):
+        ChatGaC(model_name="org/model")
+    with pytest.raises(ValidationError, match="temperature"):
+        ChatGaC(temperature=-1)
+
+
+def test_logprobs_with_every_members_view(llm: ChatGaC) -> None:
+    said = llm.invoke(SUM, logprobs=True, top_logprobs=3)
+    content = said.response_metadata["logprobs"]["content"]
+    assert "".join(t["token"] for t in content) == said.content
+    assert all(len(t["top_logprobs"]) <= 3 for t in content)
+    assert [m["name"] for m in content[0]["members"]] == ["ada", "bo", "cy"]
+    chunks = list(llm.stream(SUM, logprobs=True, top_logprobs=3))
+    merged = joined(chunks)
+    assert merged.response_metadata["logprobs"]["content"] == content
+    json.dumps(said.response_metadata)
+
+
+class Tokens(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_llm_new_token(self, token: Any, **kwargs: Any) -> None:
+        self.seen.append(token)
+
+
+async def test_callbacks_hear_every_token_once(llm: ChatGaC) -> None:
+    for ask in (llm.invoke, lambda q, config: list(llm.stream(q, config))):
+        heard = Tokens()
+        ask(SUM, config={"callbacks": [heard]})
+        assert "".join(heard.seen) == ANSWER
+    heard = Tokens()
+    await llm.ainvoke(SUM, config={"callbacks": [heard]})
+    assert "".join(heard.seen) == ANSWER
+
+
+# ---------------------------------------------------------------- the engine behind it
+
+
+async def test_fifty_calls_share_forwards(llm: ChatGaC, ensemble: Ensemble) -> None:
+    before = sum(m.scorer.stats.forwards for m in ensemble.members)
+    said = await asyncio.gather(*(llm.ainvoke(f"What is {n} + 25?") for n in range(10, 60)))
+    forwards = sum(m.scorer.stats.forwards for m in ensemble.members) - before
+    steps = sum(m.response_metadata["steps"] for m in said)
+    assert forwards < steps * len(ensemble.members) / 8
+
+
+async def test_cancelling_and_leaving_stop_the_computing(llm: ChatGaC, ensemble: Ensemble) -> None:
+    def forwards() -> int:
+        return sum(m.scorer.stats.forwards for m in ensemble.members)
+
+    endless = llm.bind(temperature=50.0, seed=1, max_tokens=2000)
+    task = asyncio.create_task(endless.ainvoke("Hello"))
+    await asyncio.sleep(0.3)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.sleep(0.1)
+    reached = forwards()
+    await asyncio.sleep(0.3)
+    assert forwards() == reached
+    stream = endless.stream("Hello")
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    await asyncio.sleep(0.1)
+    reached = forwards()
+    await asyncio.sleep(0.3)
+    assert forwards() == reached
+
+
+def test_time_is_up(llm: ChatGaC) -> None:
+    endless = llm.bind(temperature=50.0, seed=1, max_tokens=2000, timeout=0.05)
+    with pytest.raises(ModelTimeoutError, match="raise timeout"):
+        endless.invoke("Hello")
+    with pytest.raises(ModelTimeoutError):
+        asyncio.run(endless.ainvoke("Hello"))
+
+
+def test_the_cache_tells_two_configurations_apart(tmp_path: Path) -> None:
+    first = Ensemble.pocket(lazy=True).config
+    other = first.model_copy(update={"method": "cascade"})
+    paths = []
+    for index, config in enumerate((first, other)):
+        path = tmp_path / f"{index}.yaml"
+        path.write_text(config.to_yaml())
+        paths.append(str(path))
+    cache = InMemoryCache()
+    a, b, again = (ChatGaC(model_name=p, cache=cache) for p in (*paths, paths[0]))
+    fused = [m.invoke(SUM).response_metadata["fused_steps"] for m in (a, b, again)]
+    assert fused[0] == fused[2] > fused[1]
+    assert a._get_llm_string() == again._get_llm_string() != b._get_llm_string()
+    assert a._get_llm_string() != a.model_copy(update={"seed": 1})._get_llm_string()
+
+
+def test_models_are_loaded_once_however_often_the_object_is_built() -> None:
+    llm = ChatGaC()
+    assert llm.invoke(SUM).content == ANSWER
+    parts = llm._ensemble._loaded()
+    for twin in (
+        ChatGaC(temperature=0.5),
+        pickle.loads(pickle.dumps(llm)),
+        llm.model_copy(),
+        llm.configurable_fields(temperature=ConfigurableField(id="t"))
+        .with_config(configurable={"t": 0.0})
+        ._prepare()[0],  # type: ignore[attr-defined]
+    ):
+        assert twin._ensemble._loaded() is parts
+    with pytest.raises(GaCInvalidRequestError, match="can not be pickled"):
+        pickle.dumps(ChatGaC(ensemble=llm._ensemble))
+    assert registry.shared_ensemble(llm._config) is llm._ensemble
+
+
+def test_errors_are_those_the_middleware_knows(llm: ChatGaC, tmp_path: Path) -> None:
+    with pytest.raises(ContextOverflowError, match="shorten the prompt"):
+        llm.invoke("word " * 3000)
+    with pytest.raises(GaCInvalidRequestError, match="text only"):
+        llm.invoke([HumanMessage([{"type": "image_url", "image_url": {"url": "data:x"}}])])
+    path = tmp_path / "missing.yaml"
+    path.write_text(f"members: [{tmp_path}/a, {tmp_path}/b]")
+    with pytest.raises(ModelNotFoundError):
+        ChatGaC(model_name=str(path)).invoke("Hello")
+
+
+# ---------------------------------------------------------------- tools
+
+
+def test_a_tool_is_called_and_its_result_told(llm: ChatGaC) -> None:
+    bound = llm.bind_tools([get_weather, get_time])
+    question = HumanMessage("What is the weather in Rome?")
+    called = bound.invoke([question])
+    (call,) = called.tool_calls
+    assert (call["name"], call["args"]) == ("get_weather", {"city": "Rome"})
+    assert called.response_metadata["finish_reason"] == "tool_calls"
+    result = ToolMessage("sunny", tool_call_id=call["id"])
+    told = bound.invoke([question, called, result])
+    assert told.content == "The weather in Rome is sunny."
+    assert told.tool_calls == []
+
+
+def test_the_choice_of_tools_is_kept(llm: ChatGaC) -> None:
+    for choice in ("any", "required", True):
+        assert llm.bind_tools([get_weather], tool_choice=choice).invoke("Hello").tool_calls
+    named = llm.bind_tools([get_weather, get_time], tool_choice="get_time")
+    assert named.invoke("What is the weather in Rome?").tool_calls[0]["name"] == "get_time"
+    by_dict = {"type": "function", "function": {"name": "get_time"}}
+    assert llm.bind_tools([get_weather, get_time], tool_choice=by_dict).invoke("x").tool_calls
+    none = llm.bind_tools([get_weather], tool_choice="none")
+    assert none.invoke("What is the weather in Rome?").tool_calls == []
+    one = llm.bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False)
+    assert len(one.invoke("What is the weather in Rome?").tool_calls) == 1
+    with pytest.raises(GaCInvalidRequestError, match="none of auto, any"):
+        llm.bind_tools([get_weather], tool_choice="get_wether")
+
+
+def test_calls_stream(llm: ChatGaC) -> None:
+    chunks = list(llm.bind_tools([get_weather]).stream("What is the weather in Rome?"))
+    assert all("<" not in str(chunk.content) for chunk in chunks)
+    merged = joined(chunks)
+    assert merged.tool_calls[0]["args"] == {"city": "Rome"}
+
+
+# ---------------------------------------------------------------- structure
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
+def test_structured_output(llm: ChatGaC, method: Any) -> None:
+    text = "Mila is 42 years old."
+    assert llm.with_structured_output(Person, method=method).invoke(text) == Person(
+        name="Mila", age=42
+    )
+    raw = llm.with_structured_output(Person, method=method, include_raw=True).invoke(text)
+    assert isinstance(raw, dict)
+    assert isinstance(raw["raw"], AIMessage)
+    assert (raw["parsed"], raw["parsing_error"]) == (Person(name="Mila", age=42), None)
+    place = llm.with_structured_output(Place, method=method).invoke("Mila lives in Rome.")
+    assert isinstance(place, dict)
+    assert set(place) == {"city"}
+    as_schema = llm.with_structured_output(Person.model_json_schema(), method=method)
+    assert as_schema.invoke(text) == {"name": "Mila", "age": 42}
+
+
+def test_structure_holds_whatever_the_members_want(llm: ChatGaC) -> None:
+    class Team(BaseModel):
+        leader: Person
+        members: list[Person]
+        motto: str | None = None
+
+    wild = llm.bind(temperature=3.0, seed=1, max_tokens=300)
+    team = ChatGaC(ensemble=llm.ensemble, temperature=2.0, seed=3, max_tokens=200)
+    for method in ("json_schema", "function_calling"):
+        found = team.with_structured_output(Team, method=method).invoke("Hello")
+        assert isinstance(found, Team)
+    said = wild.invoke("Hello", response_format={"type": "json_object"})
+    assert isinstance(json.loads(str(said.content)), dict)
+    strict = {"name": "P", "schema": Person.model_json_schema(), "strict": True}
+    said = wild.invoke("x", response_format={"type": "json_schema", "json_schema": strict})
+    Person.model_validate_json(str(said.content))
+    with pytest.raises(GaCInvalidRequestError, match="has no schema"):
+        llm.invoke("x", response_format={"type": "json_schema", "json_schema": {}})
+    with pytest.raises(GaCInvalidRequestError, match=r"takes \d+ steps"):
+        llm.bind(max_tokens=3).invoke("x", response_format=Person)
+
+
+# ---------------------------------------------------------------- agents
+
+
+def test_an_agent_asks_calls_reads_and_answers(llm: ChatGaC) -> None:
+    agent = create_agent(llm, [get_weather, get_time])
+    done = agent.invoke({"messages": [HumanMessage("What is the weather in Rome?")]})
+    kinds = [message.type for message in done["messages"]]
+    assert kinds == ["human", "ai", "tool", "ai"]
+    assert done["messages"][-1].content == "The weather in Rome is sunny."
+
+
+@pytest.mark.parametrize("strategy", [ToolStrategy, ProviderStrategy])
+def test_an_agent_answers_in_a_structure(llm: ChatGaC, strategy: Any) -> None:
+    agent = create_agent(llm, [], response_format=strategy(Person))
+    done = agent.invoke({"messages": [HumanMessage("Mila is 42 years old.")]})
+    assert done["structured_response"] == Person(name="Mila", age=42)
+
+
+# ---------------------------------------------------------------- plain text
+
+
+async def test_the_plain_model_goes_on_with_a_text(ensemble: Ensemble) -> None:
+    llm = GaC(ensemble=ensemble, max_tokens=12)
+    text = llm.invoke("The code of")
+    assert text == ensemble.generate("The code of", max_new_tokens=12).text
+    assert "".join(llm.stream("The code of")) == text
+    assert await llm.ainvoke("The code of") == text
+    assert "".join([piece async for piece in llm.astream("The code of")]) == text
+    assert llm.batch(["The code of"] * 3) == [text] * 3
+    result = llm.generate(["The code of"])
+    assert result.llm_output is not None
+    assert result.llm_output["token_usage"]["completion_tokens"] > 0
+    with pytest.raises(GaCInvalidRequestError, match="unknown options"):
+        llm.invoke("x", tools=[])

@@ -1,0 +1,399 @@
+"""Law 12: with a grammar, the finished text is in the language, whatever the members want."""
+
+import json
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from jsonschema import Draft202012Validator
+
+from gac_core import ConfigError, Ensemble, GrammarError, SamplingParams
+from gac_core.closing import short_end
+from gac_core.constraint import GrammarEngine
+from gac_core.grammar import Grammar, byte_matcher, shortest_match
+from tests.laws import METHODS, assert_same, make, naively
+from tests.schemas import random_schema
+
+CHAT = [{"role": "user", "content": "Hello"}]
+PROMPTS: list[Any] = ["Hello", CHAT]
+FAMILIES = ("chatml", "legacy", "byte_level")  # one of them opens an answer with a space
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "minLength": 3},
+        "age": {"type": "integer", "minimum": 18},
+        "tags": {"type": "array", "items": {"enum": ["alpha", "b"]}, "minItems": 2},
+        "more": {"anyOf": [{"$ref": "#/$defs/Pet"}, {"type": "null"}]},
+    },
+    "required": ["name", "age", "tags", "more"],
+    "additionalProperties": False,
+    "$defs": {
+        "Pet": {
+            "type": "object",
+            "properties": {"kind": {"type": "string"}},
+            "required": ["kind"],
+        }
+    },
+}
+ADD = {
+    "name": "add",
+    "description": "Add two numbers.",
+    "parameters": {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    },
+}
+NOW = {"name": "now", "parameters": {"type": "object", "properties": {}}}
+CALLS_NOW = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+
+
+# ---------------------------------------------------------------- what is a grammar
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: Grammar.json_schema({"not": {}}), "Unimplemented keys"),
+        (lambda: Grammar.json_schema({"type": "array", "uniqueItems": True}), "uniqueItems"),
+        (lambda: Grammar.json_schema({"$ref": "#/nope"}), "'/nope' does not exist"),
+        (lambda: Grammar.json_schema({"type": "string", "format": "nonsense"}), "Unknown format"),
+        (lambda: Grammar.json_schema({"minimum": 3, "maximum": 1, "type": "integer"}), "greater"),
+        (lambda: Grammar.json_schema("{"), "is no JSON"),
+        (lambda: Grammar.json_schema(False), "must be a mapping"),
+        (lambda: Grammar.json_schema({"const": {1, 2}}), "can not be written as JSON"),
+        (lambda: Grammar.regex("(?=a)b"), "look-around"),
+        (lambda: Grammar.regex("a(b"), "unclosed group"),
+        (lambda: Grammar.regex(r"[^\s\S]"), "no text fits"),
+        (lambda: Grammar.regex(b"a"), "must be a string"),  # type: ignore[arg-type]
+        (lambda: Grammar.choice([]), "one text or more"),
+        (lambda: Grammar.choice("yes"), "must be a list"),
+        (lambda: Grammar.choice(["a", ""]), "one character or more"),
+        (lambda: Grammar.tools([]), "one function or more"),
+        (lambda: Grammar.tools([NOW, NOW]), "two tools have the same name"),
+        (lambda: Grammar.tools([{**ADD, "parameters": {"not": {}}}]), "of the tool 'add' can not"),
+    ],
+)
+def test_what_can_not_be_enforced_is_refused_when_it_is_made(
+    made: Callable[[], Grammar], said: str
+) -> None:
+    with pytest.raises(GrammarError, match=re.escape(said)) as caught:
+        made()
+    assert isinstance(caught.value, ConfigError)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "text", "fits"),
+    [
+        (Grammar.json_schema({}), '{"a": [1, 2.5e3, null, "é"]}', True),
+        (Grammar.json_schema({}), '{"a": 1,}', False),
+        (Grammar.json_schema('{"type": "integer"}'), "12", True),
+        (Grammar.json_schema(PERSON), '{"name": "Ada", "age": 17', False),
+        (Grammar.regex(r"[a-c]+/\d{2}"), "abc/12", True),
+        (Grammar.regex(r"[a-c]+/\d{2}"), "abc/123", False),
+        (Grammar.choice(["yes", "no", 'a "quoted" one\n']), 'a "quoted" one\n', True),
+        (Grammar.choice(["yes", "no"]), "ye", False),
+        (Grammar.tools([ADD]), "Just text with <tool", True),
+        (Grammar.tools([ADD]), "Text, then <tool_call>", False),
+        (Grammar.tools([ADD]), "Text, then <tool_call>{}", False),
+        (Grammar.tools([ADD], required=True), "Text", False),
+        (
+            Grammar.tools([ADD, NOW]),
+            CALLS_NOW + '\n<tool_call>{"name": "add", "arguments": {"a": 1, "b": 2}}</tool_call>',
+            True,
+        ),
+        (
+            Grammar.tools([NOW], parallel=False),
+            '<tool_call>{"name": "now", "arguments": {}}</tool_call>\n<tool_call>',
+            False,
+        ),
+        (Grammar.tools([NOW]), '<tool_call>{"name": "now", "arguments": {"a": 1', False),
+        (
+            Grammar.tools([NOW]),
+            '<tool_call>{"name": "now", "arguments": {}}</tool_call> The result is 12.',
+            False,
+        ),
+    ],
+)
+def test_what_is_in_the_language(grammar: Grammar, text: str, fits: bool) -> None:
+    matcher = byte_matcher(grammar.lark)
+    data = list(text.encode())
+    assert (matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()) == fits
+
+
+# ---------------------------------------------------------------- the way to the end
+
+
+def test_the_end_that_is_found_is_an_end() -> None:
+    rng = random.Random(0)
+    for _ in range(60):
+        grammar = Grammar.json_schema(random_schema(rng))
+        matcher = byte_matcher(grammar.lark)
+        written = b""
+        for _ in range(12):
+            end = short_end(matcher, grammar.hints, lambda _: True)
+            assert end is not None
+            probe = matcher.deep_copy()
+            assert probe.try_consume_tokens(list(end)) == len(end)
+            assert probe.is_accepting()
+            bits = int.from_bytes(matcher.compute_bitmask(), "little")
+            allowed = [byte for byte in range(256) if bits >> byte & 1]
+            if not allowed:
+                break
+            matcher.consume_token(byte := rng.choice(allowed))
+            written += bytes([byte])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "prefix", "rest"),
+    [
+        (".*foo", b"", b"foo"),
+        (".*foo", b"xf", b"oo"),
+        ("(ab){3}/x|c{9}", b"", b"ababab/x"),
+        ("[a-z]{4,}é", b"abc", None),
+        ("a|bcd", b"b", b"cd"),
+    ],
+)
+def test_the_shortest_match(pattern: str, prefix: bytes, rest: bytes | None) -> None:
+    found = shortest_match(pattern, prefix)
+    assert found is not None
+    if rest is not None:
+        assert found == rest
+    assert re.fullmatch(pattern, (prefix + found).decode())
+
+
+def test_a_shorter_way_is_found_if_the_first_is_too_long() -> None:
+    grammar = Grammar.choice(["a" * 40, "zz"])
+    matcher = byte_matcher(grammar.lark)
+    assert short_end(matcher, fits=lambda end: len(end) < 5) == b"zz"
+
+
+# ---------------------------------------------------------------- law 12
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m['method']}-{m['history']}")
+def test_law_12_json(method: dict[str, Any]) -> None:
+    """Random schemas, random members, budgets that are hardly enough: all of it fits."""
+    rng = random.Random(str(method))
+    finished = 0
+    with make(FAMILIES, **method) as ensemble:
+        jobs = []
+        for _ in range(24):
+            schema = random_schema(rng)
+            options: dict[str, Any] = {
+                "grammar": Grammar.json_schema(schema),
+                "max_new_tokens": rng.choice([60, 90, 150]),
+                "temperature": rng.choice([0.0, 1.0, 1.6]),
+                "seed": rng.randrange(1000),
+            }
+            try:
+                stream = ensemble.stream(rng.choice(PROMPTS), **options)
+            except GrammarError:  # there is no room for the shortest text: tested below
+                continue
+            jobs.append((schema, stream))
+        for schema, stream in jobs:
+            steps = list(stream)
+            text = "".join(step.text for step in steps)
+            Draft202012Validator(schema).validate(json.loads(text))
+            assert steps[-1].outcome is not None
+            assert steps[-1].outcome.finish_reason == "stop"
+            finished += 1
+    assert finished >= 18
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m['method']}-{m['history']}")
+@pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
+def test_law_12_other_languages(method: dict[str, Any], prompt: Any) -> None:
+    choices = ["yes", "no", "it depends, é", " perhaps"]
+    regex = r"[A-Z][a-z]{2,20} (is|was) \d{1,3}\.5"
+    with make(FAMILIES, **method) as ensemble:
+        for seed in range(4):
+            options: dict[str, Any] = {
+                "temperature": 1.2 * (seed > 0),
+                "seed": seed,
+                "max_new_tokens": 70,
+            }
+            text = ensemble.generate(prompt, grammar=Grammar.choice(choices), **options).text
+            assert text in choices
+            text = ensemble.generate(prompt, grammar=Grammar.regex(regex), **options).text
+            assert re.fullmatch(regex, text)
+            tools = Grammar.tools([ADD, NOW], required=True)
+            text = ensemble.generate(prompt, grammar=tools, **options).text
+            calls = [json.loads(body) for body in CALL.findall(text)]
+            assert calls
+            assert CALL.sub("", text).strip() == ""
+            for call in calls:
+                schema = {"add": ADD, "now": NOW}[call["name"]]["parameters"]
+                Draft202012Validator(schema).validate(call["arguments"])  # type: ignore[arg-type]
+            free = ensemble.generate(prompt, grammar=Grammar.tools([ADD, NOW]), **options)
+            assert free.text.count("<tool_call>") == len(CALL.findall(free.text))
+
+
+def test_free_text_is_free_beside_tools() -> None:
+    question = [{"role": "user", "content": "What is 17 + 25?"}]
+    with Ensemble.pocket() as ensemble:
+        free = ensemble.generate(question)
+        held = ensemble.generate(question, grammar=Grammar.tools([ADD]))
+        assert_same(held, free)
+
+
+@pytest.mark.parametrize("budget", range(18, 40))
+def test_it_ends_in_the_language_or_is_refused(budget: int) -> None:
+    grammar = Grammar.json_schema(PERSON)
+    with make(FAMILIES) as ensemble:
+        try:
+            output = ensemble.generate(CHAT, grammar=grammar, max_new_tokens=budget)
+        except GrammarError as error:
+            needed = int(re.search(r"takes (\d+) steps", str(error))[1])  # type: ignore[index]
+            assert needed > budget
+            again = ensemble.generate(CHAT, grammar=grammar, max_new_tokens=needed)
+            Draft202012Validator(PERSON).validate(json.loads(again.text))
+            return
+        assert output.finish_reason == "stop"
+        assert len(output.steps) <= budget
+        Draft202012Validator(PERSON).validate(json.loads(output.text))
+
+
+def test_a_context_that_is_nearly_full_ends_in_the_language_too() -> None:
+    grammar = Grammar.json_schema(PERSON)
+    with make(FAMILIES) as ensemble:
+        limit = ensemble.context_size
+        assert limit is not None
+        longest = 0
+        for length in range(limit - 200, limit, 8):
+            prompt = "x" * length
+            try:
+                output = ensemble.generate(prompt, grammar=grammar)
+            except ConfigError:
+                break
+            except ValueError:  # the prompt itself is too long for a member
+                break
+            longest = length
+            assert output.finish_reason == "stop"
+            Draft202012Validator(PERSON).validate(json.loads(output.text))
+        assert longest
+
+
+# ---------------------------------------------------------------- twins
+
+
+@pytest.mark.parametrize("families", [("chatml", "legacy"), ("chatml",), ("legacy", "neox")])
+def test_the_mask_is_what_a_search_over_all_units_says(families: tuple[str, ...]) -> None:
+    rng = random.Random(1)
+    with make(families) as ensemble:
+        union = ensemble.union
+        engine = GrammarEngine(union)
+        for grammar in (
+            Grammar.json_schema(PERSON),
+            Grammar.regex(r"(été|e|\d+ )*x"),
+            Grammar.tools([ADD]),
+            Grammar.choice(["Hello", "Hello world", "He"]),
+        ):
+            constraint = engine.constraint(grammar, 200, [])
+            written = b""
+            for _ in range(15):
+                at = byte_matcher(grammar.lark)
+                at.consume_tokens(list(written))
+                allowed = set(constraint.allowed().nonzero().flatten().tolist())
+                expected = set()
+                for row in range(union.size):
+                    unit = union.unit(row)
+                    if union.is_end(row):
+                        fits = at.is_accepting()
+                    else:
+                        is_text = union.rows.get(unit) == row or (
+                            union.is_shared and row in union.vocabularies[0].text_ids
+                        )
+                        fits = is_text and at.validate_tokens(list(unit)) == len(unit)
+                    if fits:
+                        expected.add(row)
+                assert allowed == expected
+                units = [row for row in sorted(allowed) if not union.is_end(row)]
+                if not units:
+                    break
+                unit = union.unit(rng.choice(units))
+                constraint.advance(unit)
+                written += unit
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m['method']}-{m['history']}")
+@pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
+def test_the_engine_says_what_the_naive_driver_says(method: dict[str, Any], prompt: Any) -> None:
+    grammar = Grammar.json_schema(PERSON)
+    for sampling in ({}, {"temperature": 1.1, "seed": 5}):
+        options: dict[str, Any] = {"max_new_tokens": 60, "grammar": grammar, **sampling}
+        with make(FAMILIES, **method) as ensemble:
+            expected, _ = naively(ensemble, prompt, **options)
+            assert_same(ensemble.generate(prompt, **options), expected)
+            together = ensemble.batch([prompt, "Other", prompt], **options)
+            assert_same(together[0], expected)
+            assert_same(together[2], expected)
+
+
+def test_one_member_takes_its_best_legal_token() -> None:
+    """Against a loop that tries every token of the member with plain forwards."""
+    grammar = Grammar.regex("[a-z ]{200}[a-z ]*")
+    with make(["chatml"]) as ensemble:
+        (member,) = ensemble.members
+        (ids,) = ensemble.prompt_ids("Hello")
+        text = ensemble.generate("Hello", grammar=grammar, max_new_tokens=280).text
+        tokens = member.speller.vocabulary.token_bytes
+        written = b""
+        for _ in range(12):
+            with torch.no_grad():
+                logits = member.scorer.model(input_ids=torch.tensor([ids])).logits[0, -1]
+            at = byte_matcher(grammar.lark)
+            at.consume_tokens(list(written))
+            legal = [
+                i
+                for i in member.speller.vocabulary.text_ids
+                if at.validate_tokens(list(tokens[i])) == len(tokens[i])
+            ]
+            best = max(legal, key=lambda i: float(logits[i]))
+            ids = [*ids, best]
+            written += tokens[best]
+        assert text.encode().startswith(written)
+
+
+# ---------------------------------------------------------------- as users hold it
+
+
+def test_a_stop_string_and_a_grammar_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="drop one"):
+        SamplingParams.of({"grammar": Grammar.choice(["a"]), "stop": ["a"]})
+
+
+async def test_async_and_streamed_are_the_same(pocket_or_tiny: Ensemble) -> None:
+    options: dict[str, Any] = {"grammar": Grammar.json_schema(PERSON), "max_new_tokens": 80}
+    expected = pocket_or_tiny.generate(CHAT, **options).text
+    assert (await pocket_or_tiny.agenerate(CHAT, **options)).text == expected
+    assert "".join([s.text async for s in pocket_or_tiny.astream(CHAT, **options)]) == expected
+    assert "".join(s.text for s in pocket_or_tiny.stream(CHAT, **options)) == expected
+
+
+@pytest.fixture
+def pocket_or_tiny() -> Any:
+    with make(FAMILIES) as ensemble:
+        yield ensemble
+
+
+def test_the_pocket_ensemble_extracts() -> None:
+    schema = {
+        "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+        "required": ["name", "age"],
+        "title": "Person",
+        "type": "object",
+        "additionalProperties": False,
+    }
+    question = f"Mila is 42 years old.\n\nWrite JSON that fits this schema:\n{json.dumps(schema)}"
+    with Ensemble.pocket() as ensemble:
+        text = ensemble.generate(
+            [{"role": "user", "content": question}], grammar=Grammar.json_schema(schema)
+        ).text
+    assert set(json.loads(text)) == {"name", "age"}
