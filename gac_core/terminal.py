@@ -174,7 +174,7 @@ def evaluation_tables(rows: "Sequence[Row]") -> list[Table]:
     """A line per system: accuracy per task and their mean; and what it cost."""
     accuracy, cost = _table(), _table()
     for heading in (*rows[0].right, "average"):
-        accuracy.add_column(Text(heading.replace("_", "\n")), justify="right")
+        accuracy.add_column(Text(_heading(heading)), justify="right")
     members = [row.name for row in rows if row.kind == "member"]
     for heading in ("fused\nsteps", "tokens\na second", *(f"forwards\nof {m}" for m in members)):
         cost.add_column(Text(heading), justify="right")
@@ -197,7 +197,16 @@ def evaluation_tables(rows: "Sequence[Row]") -> list[Table]:
     return [accuracy, cost]
 
 
+def _heading(name: str) -> str:
+    """A name on several lines, so that a row fits a terminal of 80 columns."""
+    words = [
+        w if len(w) < 9 else f"{w[: len(w) // 2 + 1]}-\n{w[len(w) // 2 + 1 :]}"
+        for w in name.split("_")
+    ]
+    return "\n".join(words)
+
+
 def _table() -> Table:
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("")
     return table

@@ -1,15 +1,18 @@
 """`gac eval`: what is measured, and how it is told."""
 
+import io
 import json
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gac_core import ConfigError, EnsembleConfig, evaluation
 from gac_core.cli import main
 from gac_core.evaluation import Row, Settings, evaluate, gain, systems_of
 from gac_core.pocket import tasks
+from gac_core.terminal import evaluation_tables
 
 
 def row(name: str, right: dict[str, list[bool]], kind: Any = "member") -> Row:
@@ -116,6 +119,17 @@ def test_the_table_names_every_system_and_the_gain(capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     for said in ("word", "cascade 0.5", "every step append", "forwards", "best member"):
         assert said in text
+
+
+def test_the_tables_fit_a_terminal_of_80_columns() -> None:
+    right = {task: [True] * 300 for task in tasks.JUDGED}
+    rows = [row("every_step_append", right, "method"), *(row(n, right) for n in ("ada", "bo"))]
+    console = Console(width=80, file=io.StringIO())
+    for table in evaluation_tables(rows):
+        console.print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert not any("…" in line for line in lines)
+    assert sum("every step append" in line and "100.0%" in line for line in lines) >= 1
 
 
 def test_what_is_said_of_the_gain() -> None:
