@@ -95,6 +95,7 @@ class _Walk:
                 return None
             if forced := self._matcher.compute_ff_bytes():
                 self._consume(forced)
+                is_stalled = False
                 continue
             before = self._matcher.compute_bitmask()
             looks_ahead = self._looks_ahead or is_stalled
@@ -136,7 +137,9 @@ class _Walk:
             is_end = self._matcher.is_accepting()
             self._matcher.rollback(1)
             rank = ranks[byte]
-            order = (rank == _LAST, not is_end, after == before, rank, byte)
+            # A bracket that is followed by what may follow it anyway still closes something.
+            is_idle = after == before and chr(byte) not in "}]"
+            order = (rank == _LAST, not is_end, is_idle, rank, byte)
             if after not in kinds or order < kinds[after][0]:
                 kinds[after] = (order, byte)
         ordered = [byte for _, byte in sorted(kinds.values())]

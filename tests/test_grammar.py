@@ -168,6 +168,18 @@ def test_the_shortest_match(pattern: str, prefix: bytes, rest: bytes | None) -> 
     assert re.fullmatch(pattern, (prefix + found).decode())
 
 
+def test_nested_arrays_are_closed_though_the_same_may_follow() -> None:
+    item = {"type": "string", "pattern": r"^\d{4}-\d{2}$"}
+    inner = {"type": "array", "items": item, "minItems": 2}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "array", "items": inner, "minItems": 1}, "b": {"const": 1}},
+        "required": ["a", "b"],
+    }
+    end = short_end(byte_matcher(Grammar.json_schema(schema).lark), fits=lambda _: True)
+    assert end == b'{"a":[["0000-00","0000-00"]],"b":1}'
+
+
 def test_a_shorter_way_is_found_if_the_first_is_too_long() -> None:
     grammar = Grammar.choice(["a" * 40, "zz"])
     matcher = byte_matcher(grammar.lark)
