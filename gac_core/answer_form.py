@@ -56,12 +56,16 @@ class AnswerForm:
             return self.functions
         return tuple(f for f in self.functions if f["name"] == self.choice)
 
+    @property
+    def _must_call(self) -> bool:
+        return bool(self.callable_functions) and self.choice != "auto"
+
     def messages(self, messages: Messages) -> list[Mapping[str, Any]]:
         """The messages with tools and schema behind what a system message at the beginning says."""
         shown = []
         if self.callable_functions:
             shown.append(tools_text(self.functions))
-        if self.schema is not None and self.shows_schema:
+        if self.schema is not None and self.shows_schema and not self._must_call:
             shown.append(f"Answer with JSON that fits this schema:\n{json.dumps(self.schema)}")
         if not shown:
             return list(messages)
@@ -82,7 +86,7 @@ class AnswerForm:
         if functions := self.callable_functions:
             return Grammar.tools(
                 functions,
-                required=self.choice != "auto",
+                required=self._must_call,
                 parallel=self.parallel and self.choice in ("auto", "required"),
                 otherwise=self.schema,
             )

@@ -164,7 +164,7 @@ def byte_matcher(lark: str) -> LLMatcher:
 def shortest_match(pattern: str, prefix: bytes = b"", limit: int = 4096) -> bytes | None:
     """The rest of the shortest text that the pattern matches and that begins with the prefix.
 
-    Lengths are tried by intersection with "at most n bytes", which the engine decides exactly.
+    Lengths are tried by intersection with "at most n characters", which the engine decides exactly.
     """
 
     def matcher(length: int) -> LLMatcher | None:
@@ -175,7 +175,7 @@ def shortest_match(pattern: str, prefix: bytes = b"", limit: int = 4096) -> byte
         found.compute_bitmask()
         return None if found.is_stopped() and not found.is_accepting() else found
 
-    low, high = len(prefix), len(prefix) + 8
+    low, high = 0, len(prefix) + 8
     while matcher(high) is None:
         low, high = high + 1, 2 * high
         if high > limit:

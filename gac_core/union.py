@@ -175,7 +175,7 @@ class _Moves:
 
     def __init__(self, into: dict[int, int], rows: int, size: int, device: torch.device) -> None:
         self._is_identity = rows == size and not into
-        # int64: index_add_ with int32 indices is many times slower on CPU.
+        # int64: on some CPUs index_add_ with int32 indices is many times slower.
         self._rows = torch.tensor(list(into), dtype=torch.int64, device=device)
         self._into = torch.tensor(list(into.values()), dtype=torch.int64, device=device)
         self._left = self._rows[self._rows < size]

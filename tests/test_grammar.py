@@ -158,6 +158,7 @@ def test_the_end_that_is_found_is_an_end() -> None:
         ("(ab){3}/x|c{9}", b"", b"ababab/x"),
         ("[a-z]{4,}é", b"abc", None),
         ("a|bcd", b"b", b"cd"),
+        ("é{3}(bbb|xy)", "ééé".encode(), b"xy"),
     ],
 )
 def test_the_shortest_match(pattern: str, prefix: bytes, rest: bytes | None) -> None:

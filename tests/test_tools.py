@@ -109,6 +109,8 @@ def test_tools_and_schema_go_into_the_system_message() -> None:
     schema = {"type": "object", "properties": {}}
     both = AnswerForm((NOW,), schema=schema).messages([ASKED])[0]["content"]
     assert both == f"{shown}\n\nAnswer with JSON that fits this schema:\n{json.dumps(schema)}"
+    called = AnswerForm((NOW,), "required", schema=schema).messages([ASKED])
+    assert called[0]["content"] == shown
     assert AnswerForm((NOW,), choice="none").messages([ASKED]) == [ASKED]
     assert AnswerForm().messages([ASKED]) == [ASKED]
 

@@ -137,13 +137,7 @@ def plain_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """
     plain = []
     for message in messages:
-        if isinstance(message, AIMessage) and isinstance(message.content, list):
-            parts = [
-                p for p in message.content if isinstance(p, str) or p.get("type") in _SHOWN_PARTS
-            ]
-            message = message.model_copy(update={"content": parts})
-        said = convert_to_openai_messages(message)
-        assert isinstance(said, dict)
+        said = _as_dict(message)
         name = said.pop("name", None) if said["role"] != "tool" else None
         if name and isinstance(message, HumanMessage):
             content = said["content"]

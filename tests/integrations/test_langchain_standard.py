@@ -10,7 +10,7 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from gac_integrations.langchain import ChatGaC
 
 
-class TestPocketUnit(ChatModelUnitTests):
+class _Pocket:
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
         return ChatGaC
@@ -24,22 +24,14 @@ class TestPocketUnit(ChatModelUnitTests):
         return False
 
 
-class TestPocket(ChatModelIntegrationTests):
-    @property
-    def chat_model_class(self) -> type[BaseChatModel]:
-        return ChatGaC
+class TestPocketUnit(_Pocket, ChatModelUnitTests):
+    pass
 
-    @property
-    def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "pocket"}
 
+class TestPocket(_Pocket, ChatModelIntegrationTests):
     @property
     def supports_json_mode(self) -> bool:
         return True
-
-    @property
-    def supports_model_override(self) -> bool:
-        return False
 
     # What no model of this size can do; everything else of the suite has to pass.
 
