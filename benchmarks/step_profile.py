@@ -9,7 +9,7 @@ import functools
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -65,11 +65,13 @@ class Timers:
 
 
 @contextmanager
-def timed_parts(models: list[Any]) -> Iterator[Timers]:
+def timed_parts(
+    models: list[Any], parts: Sequence[tuple[str, type[Any], str]] = PARTS
+) -> Iterator[Timers]:
     """Timers around every part while the block runs."""
     timers = Timers()
     with ExitStack() as stack:
-        for name, owner, method in PARTS:
+        for name, owner, method in parts:
             wrapped = timers.around(name, getattr(owner, method))
             stack.enter_context(patch.object(owner, method, wrapped))
         for model in models:

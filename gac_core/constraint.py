@@ -131,6 +131,7 @@ class Constraint:
         self._matcher = matcher  # over units
         self._bytes = byte_matcher(grammar.lark)
         self._written = b""
+        self._past: list[tuple[int, int, bytes]] = []  # per unit: tokens, bytes, the end before it
         self._looked_at: tuple[bytes, bytes | None] = (b"", None)  # a unit, the end behind it
         end = self._search(self._bytes, b"", lambda end: self._fits(end, steps, rooms))
         if end is None or engine.spell(end) is None:
@@ -186,6 +187,7 @@ class Constraint:
 
         """
         if not unit:
+            self._past.append((0, 0, self.end))
             return
         row = self._engine.union.rows.get(unit)
         rows = self._engine.spell(unit) if row is None else [row]
@@ -194,8 +196,18 @@ class Constraint:
             raise GrammarError(f"{unit!r} behind {self._written!r} does not fit the grammar")
         self._bytes.consume_tokens(list(unit))
         self._written += unit
+        self._past.append((len(rows), len(unit), self.end))
         self._looked_at = (b"", None)
         self.end = end
+
+    def roll_back(self, units: int) -> None:
+        """Take back the last units, such as those of a draft that was not accepted."""
+        for _ in range(units):
+            tokens, length, self.end = self._past.pop()
+            self._matcher.rollback(tokens)
+            self._bytes.rollback(length)
+            self._written = self._written[: len(self._written) - length]
+        self._looked_at = (b"", None)
 
     def _fits(self, end: bytes, steps: int, rooms: Sequence[int]) -> bool:
         # A member may need a token for each byte of what others write.

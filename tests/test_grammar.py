@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from gac_core import ConfigError, Ensemble, GrammarError, SamplingParams
 from gac_core.closing import short_end
-from gac_core.constraint import GrammarEngine
+from gac_core.constraint import Constraint, GrammarEngine
 from gac_core.grammar import Grammar, byte_matcher, shortest_match
 from tests.laws import METHODS, assert_same, make, naively
 from tests.schemas import random_schema
@@ -333,6 +333,51 @@ def test_the_mask_is_what_a_search_over_all_units_says(families: tuple[str, ...]
                 unit = union.unit(rng.choice(units))
                 constraint.advance(unit)
                 written += unit
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        Grammar.json_schema(PERSON),
+        Grammar.json_schema({}),
+        Grammar.regex(r"([a-zé ]{2})*x?"),
+        Grammar.tools([ADD, NOW]),
+    ],
+    ids=lambda grammar: grammar.kind,
+)
+def test_a_draft_that_is_taken_back_leaves_no_trace(grammar: Grammar) -> None:
+    rng = random.Random(4)
+    with make(FAMILIES) as ensemble:
+        union = ensemble.union
+        engine = GrammarEngine(union)
+
+        def draw(constraint: Constraint) -> bytes | None:
+            rows = constraint.allowed().nonzero().flatten().tolist()
+            units = [union.unit(r) for r in rows if not union.is_end(r)]
+            fitting = [
+                u for u in rng.sample(units, len(units)) if constraint.leaves_room(u, 99, [])
+            ]
+            return fitting[0] if fitting else None
+
+        constraint = engine.constraint(grammar, 200, [])
+        accepted: list[bytes] = []
+        for _ in range(12):
+            drafted = 0
+            for _ in range(rng.randint(1, 6)):
+                if (unit := draw(constraint)) is None:
+                    break
+                constraint.advance(unit)
+                accepted.append(unit)
+                drafted += 1
+            rejected = rng.randint(0, drafted)
+            constraint.roll_back(rejected)
+            del accepted[len(accepted) - rejected :]
+            twin = engine.constraint(grammar, 200, [])
+            for unit in accepted:
+                twin.advance(unit)
+            assert torch.equal(constraint.allowed(), twin.allowed())
+            assert constraint.end == twin.end
+            assert constraint.next_of_end() == twin.next_of_end()
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m['method']}-{m['history']}")

@@ -214,6 +214,25 @@ def retrieval(source: Source, turns: int, facts: int) -> Exchange:
     return Exchange(opening, [turn, *more])
 
 
+def report(source: Source, turns: int, facts: int) -> Exchange:
+    """All that is said of somebody, in its order: answers of many sentences."""
+    rng = source.rng
+    known = facts_about(source, facts)
+    context = _as_context(source, known)
+    names = list(dict.fromkeys(rng.choice(known).name for _ in range(turns)))  # more told, likelier
+    asked = []
+    for name in names:
+        form = rng.choice(
+            ("Tell me all about {}.", "What do you know about {}?", "List the facts about {}.")
+        )
+        told = " ".join(fact.statement for fact in known if fact.name == name)
+        asked.append((form.format(name), told))
+    family = rng.choice((forms.PLAIN, forms.LANGCHAIN, forms.LLAMA_INDEX))
+    filled = _fill(rng.choice(family), context=context, question=asked[0][0])
+    opening, turn = _asked_once(filled, asked[0][1], "report")
+    return Exchange(opening, [turn, *(Turn("report", _user(q), a) for q, a in asked[1:])])
+
+
 def _refined(source: Source, known: list[Fact], asked: list[Fact]) -> Exchange:
     """An answer given before, and more context: repeat it, or take what the context says."""
     rng = source.rng
@@ -405,17 +424,53 @@ _PAST = {
     "create": "created",
 }
 _KEYS = ("name", "person", "city", "id", "code", "word", "key", "user")
+_GET_QUESTIONS = (
+    "What is the {} of {{{}}}?",
+    "What is the {} of {{{}}}?",
+    "Get the {} of {{{}}}.",
+    "Find the {} of {{{}}}.",
+    "Tell me the {} of {{{}}}.",
+)
+_FUNCTION_WORDS = "magic secret special function compute convert tool value run test check".split()
+_PARAMETERS = ("x", "n", "a", "b", "input", "value", "text", "number", "query")
+
+
+def _named_function(source: Source) -> Tool:
+    """A tool that is asked for by its name, such as "What is magic_function(3)?"."""
+    rng = source.rng
+    words = [rng.choice((rng.choice(_FUNCTION_WORDS), source.pick(NOUNS))) for _ in range(2)]
+    name = "_".join(words[: rng.choice((1, 2, 2))])
+    names = rng.sample(_PARAMETERS, rng.choice((0, 1, 1, 1, 2)))
+    values = {p: rng.choice(("integer", "integer", "word", "name", "number")) for p in names}
+    is_number = {p: kind in ("integer", "number") for p, kind in values.items()}
+    called = f"{name}({', '.join(f'{{{p}}}' for p in names)})"
+    questions = [f"What is {called}?", f"What is the value of {called}?", f"Call {called}."]
+    if names:
+        given = " and ".join(f"{{{p}}}" for p in names)
+        questions += [f"Call {name} with {given}.", f"Use {name} for {given}."]
+    question = rng.choice(questions) + rng.choice(("", "", " Use the tool."))
+    return Tool(
+        name,
+        {p: "integer" if is_number[p] else "string" for p in names},
+        values,
+        rng.choice((f"Applies {name}.", f"The {name} function.", f"{words[0].capitalize()}.", "")),
+        question,
+        f"{called} is {{told}}.",
+        rng.choice(("integer", "word", "digits")),
+    )
 
 
 def _new_tool(source: Source) -> Tool:
     """A tool of a noun and a verb, with arguments of its own."""
     rng, noun = source.rng, source.pick(NOUNS)
+    if rng.random() < 0.2:
+        return _named_function(source)
     if rng.random() < 0.65:
         argument = rng.choice(_KEYS)
         number = argument == "id"
         name = rng.choice(_GETTERS).format(noun)
         described = rng.choice((f"Get the {noun} of a {argument}.", f"The {noun}.", ""))
-        question = rng.choice(("What is the {} of {{{}}}?", "Get the {} of {{{}}}."))
+        question = rng.choice(_GET_QUESTIONS)
         return Tool(
             name,
             {argument: "integer" if number else "string"},
@@ -449,7 +504,7 @@ def _tool_value(source: Source, kind: str) -> str | int:
         case "name":
             return source.name()
         case "word":
-            return source.invented()
+            return source.foreign() if rng.random() < 0.08 else source.invented()
         case "thing":
             return source.pick(THINGS)
         case "digits":
@@ -481,11 +536,20 @@ def _tools(source: Source, count: int) -> list[Tool]:
     return tools
 
 
+def _description(tool: Tool, with_signature: bool) -> str:
+    """What a tool is said to do; some frameworks put its Python signature before it."""
+    if not with_signature:
+        return tool.description
+    types = ", ".join(f"{a}: {'int' if t == 'integer' else 'str'}" for a, t in tool.types.items())
+    return f"{tool.name}({types}) -> str {tool.description}".rstrip()
+
+
 def tool_use(source: Source, turns: int, facts: int) -> Exchange:  # noqa: ARG001
     """Choose the tool, copy its arguments, and tell its result in a sentence."""
     rng = source.rng
     tools = _tools(source, rng.choice((1, 2, 2, 3, 3, 4, 5)))
-    shown = [_function(tool.name, tool.types, tool.description) for tool in tools]
+    with_signature = rng.random() < 0.15
+    shown = [_function(t.name, t.types, _description(t, with_signature)) for t in tools]
     if rng.random() < 0.15:
         role = rng.choice(("You are a helpful assistant.", "You are an agent that uses tools."))
         opening = _system(f"{role}\n\n{tools_text(shown)}")
@@ -493,6 +557,9 @@ def tool_use(source: Source, turns: int, facts: int) -> Exchange:  # noqa: ARG00
         opening = _system(tools_text(shown))
     made: list[Turn] = []
     for _ in range(turns):
+        if source.split == "train" and rng.random() < 0.1:  # not everything needs a tool
+            made += small_talk(source, 1, 0).turns
+            continue
         tool = rng.choice(tools)
         arguments = {a: _tool_value(source, kind) for a, kind in tool.values.items()}
         result = str(_tool_value(source, tool.result))
@@ -644,6 +711,7 @@ _LONGEST_PROMPT = 4000  # characters; fewer than 2,000 tokens of each member
 Maker = Callable[[Source, int, int], Exchange]
 MAKERS: dict[str, Maker] = {
     "retrieval": retrieval,
+    "report": report,
     "arithmetic": arithmetic,
     "word_problem": word_problem,
     "tool_use": tool_use,

@@ -68,7 +68,7 @@ class Recipe:
     later_dose: dict[str, float]
     seed: int
     bos: str | None = None
-    steps: int = 7000
+    steps: int = 9000
     layers: int = 4
     hidden: int = 160
     batch_slots: int = 4608
@@ -112,9 +112,10 @@ RECIPES = {
         ),
         later_dose=dict(
             retrieval=4,
+            report=1.5,
             arithmetic=5,
             word_problem=3,
-            tool_use=3,
+            tool_use=5,
             extraction=2.5,
             condense=0.2,
             small_talk=0.4,
@@ -137,9 +138,10 @@ RECIPES = {
         ),
         later_dose=dict(
             retrieval=5,
+            report=1.5,
             arithmetic=2.5,
             word_problem=1.5,
-            tool_use=3,
+            tool_use=5,
             extraction=3.5,
             condense=0.2,
             small_talk=0.4,
@@ -163,9 +165,10 @@ RECIPES = {
         ),
         later_dose=dict(
             retrieval=5,
+            report=1.5,
             arithmetic=2.5,
             word_problem=2,
-            tool_use=3.5,
+            tool_use=5.5,
             extraction=2,
             condense=0.2,
             small_talk=0.4,
@@ -463,7 +466,12 @@ def train(name: str, out: Path, steps: int | None = None, *, compiled: bool = Tr
     torch.set_num_threads(1)
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(recipe)
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    else:
+        tokenizer = train_tokenizer(recipe)
+        tokenizer.save_pretrained(folder)
     model = new_model(recipe, tokenizer)
     matrices = [p for n, p in model.model.layers.named_parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
@@ -473,7 +481,6 @@ def train(name: str, out: Path, steps: int | None = None, *, compiled: bool = Tr
     ]
     peaks = [o.param_groups[0]["lr"] for o in optimizers]
     first, tokens, spent = 0, 0, 0.0
-    checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])

@@ -69,6 +69,16 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _ONSETS = "b d f g h k l m n p r s t v w z br dr fl gr kl pl st tr".split()
 _VOWELS = "a e i o u".split()
 _CODAS = ["", "", "", "n", "r", "l", "s", "k", "m", "x"]
+_ALPHABETS = (  # of which names abroad are made
+    "áàâäãåæçéèêëíìîïñóòôöõøúùûüýšžčřłńśabdeilmnorstu",
+    "αβγδεζηθικλμνξοπρστυφχψωάέήίόύώ",
+    "абвгдежзийклмнопрстуфхцчшщыьэюя",
+    "אבגדהוזחטיכלמנסעפצקרשת",
+    "ابتثجحخدذرزسشصضطظعغفقكلمنهوي",
+    "あいうえおかきくけこさしすせそたちつてとなにぬねのはひふへほまみむめもやゆよらりるれろわ",
+    "一二三人大小中国王李张刘陈杨黄赵周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董程曹袁邓许傅沈",
+    "가나다라마바사아자차카타파하김이박최정강조윤장임한오서신권황안송류홍",
+)
 
 
 @dataclass(frozen=True)
@@ -122,8 +132,18 @@ class Source:
             if 3 <= len(word) <= 10 and self.has(word) and self.has(word.lower()):
                 return word
 
+    def foreign(self) -> str:
+        """A name in letters that English does not have."""
+        while True:
+            letters = self.rng.choice(_ALPHABETS)
+            word = "".join(self.rng.choices(letters, k=self.rng.randint(2, 6))).capitalize()
+            if self.has(word):
+                return word
+
     def name(self) -> str:
         """A first name, more often than not an invented one."""
+        if self.rng.random() < 0.04:
+            return self.foreign()
         return self.invented() if self.rng.random() < 0.6 else self.pick(FIRST_NAMES)
 
     def names(self, count: int) -> list[str]:
