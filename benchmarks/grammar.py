@@ -11,9 +11,10 @@ import json
 import random
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
@@ -36,7 +37,7 @@ CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 BATCH = 16
 WRITERS = replace(SHAPES["small"], hidden=32, layers=1, heads=2, kv_heads=2, mlp=64)
 
-Case = tuple[Grammar, Callable[[str], None]]  # and what raises if a text does not fit
+Case = tuple[Grammar, Callable[[str], object]]  # and what raises if a text does not fit
 
 
 def schema_cases(seed: int) -> Iterator[Case]:
@@ -44,23 +45,26 @@ def schema_cases(seed: int) -> Iterator[Case]:
     for number in count():
         schema = random_schema(random.Random(f"schema {seed} {number}"))
         validator = Draft202012Validator(schema)
-        yield Grammar.json_schema(schema), lambda text, v=validator: v.validate(json.loads(text))
+        yield Grammar.json_schema(schema), partial(check_json, validator)
 
 
 def tool_cases(seed: int) -> Iterator[Case]:
     """Random lists of one to four tools, of which one or more have to be called."""
     for number in count():
         rng = random.Random(f"tools {seed} {number}")
-        functions = [
-            {"name": f"tool_{n}", "parameters": random_schema(rng)}
-            for n in range(rng.randint(1, 4))
-        ]
-        schemas = {str(f["name"]): Draft202012Validator(f["parameters"]) for f in functions}
+        schemas = {f"tool_{n}": random_schema(rng) for n in range(rng.randint(1, 4))}
+        functions = [{"name": name, "parameters": schema} for name, schema in schemas.items()]
+        validators = {name: Draft202012Validator(schema) for name, schema in schemas.items()}
         grammar = Grammar.tools(functions, required=True, parallel=rng.random() < 0.5)
-        yield grammar, lambda text, s=schemas: check_calls(text, s)
+        yield grammar, partial(check_calls, validators)
 
 
-def check_calls(text: str, schemas: dict[str, Draft202012Validator]) -> None:
+def check_json(validator: Draft202012Validator, text: str) -> None:
+    """Raise unless a text is JSON that fits."""
+    validator.validate(json.loads(text))
+
+
+def check_calls(validators: Mapping[str, Draft202012Validator], text: str) -> None:
     """Raise unless a text is calls of these tools and nothing else."""
     bodies = CALL.findall(text)
     if not bodies or CALL.sub("", text).strip():
@@ -69,7 +73,7 @@ def check_calls(text: str, schemas: dict[str, Draft202012Validator]) -> None:
         call = json.loads(body)
         if call.keys() != {"name", "arguments"}:
             raise ValueError(f"{body!r} is no call; such as {call_text('f', {})!r}")
-        schemas[call["name"]].validate(call["arguments"])
+        validators[call["name"]].validate(call["arguments"])
 
 
 async def guarantee(ensemble: Ensemble, cases: Iterator[Case], wanted: int) -> dict[str, int]:

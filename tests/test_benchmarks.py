@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import grammar, overhead, step_profile
-from benchmarks.models import Shape, made_up_tokenizer, random_model
+from benchmarks.models import SHAPES, Shape, made_up_tokenizer, random_model
 
 TINY = Shape(32, 1, 2, 2, 64, (600, 700), ("none", "none"))
 
@@ -66,9 +66,9 @@ def test_timers_add_up_to_the_whole() -> None:
 
 
 def test_texts_under_random_grammars_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(grammar.SHAPES, "small", TINY)
+    monkeypatch.setitem(SHAPES, "small", TINY)
     figures = grammar.measured(30, ["small"], TINY)
     assert figures["json_schema"]["valid"] == figures["tools"]["valid"] == 30
     assert figures["cost_small"]["mask_ms"] > 0
     with pytest.raises(ValueError, match="not calls alone"):
-        grammar.check_calls("Hello", {})
+        grammar.check_calls({}, "Hello")

@@ -14,12 +14,14 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ContextOverflowError, ModelNotFoundError, ModelTimeoutError
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.output_parsers import PydanticOutputParser
 from langchain_core.runnables import ConfigurableField
 from pydantic import BaseModel, ValidationError
 from transformers import AutoTokenizer
 
 from gac_core import Ensemble
 from gac_core.ensemble import pocket_folder
+from gac_core.pocket import forms
 from gac_integrations import registry
 from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError
 
@@ -333,6 +335,13 @@ def test_structure_holds_whatever_the_members_want(llm: ChatGaC) -> None:
         llm.invoke("x", response_format={"type": "json_schema", "json_schema": {}})
     with pytest.raises(GaCInvalidRequestError, match=r"takes \d+ steps"):
         llm.bind(max_tokens=3).invoke("x", response_format=Person)
+
+
+def test_the_members_were_trained_on_the_instructions_of_this_langchain() -> None:
+    told = PydanticOutputParser(pydantic_object=Person).get_format_instructions()
+    schema = told.split("```")[1].strip()
+    learned = [form[-1][1].format(text="Text.", schema=schema) for form in forms.SCHEMA]
+    assert f"Text.\n\n{told}" in learned
 
 
 # ---------------------------------------------------------------- agents
