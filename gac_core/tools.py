@@ -9,8 +9,9 @@ What is lost: a member whose own template has another form for tools does not se
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gac_core.errors import PromptError
@@ -84,6 +85,10 @@ def type_text(schema: Any, defs: Mapping[str, Any], depth: int = 0) -> str:
 
 # ---------------------------------------------------------------- reading calls
 
+_CALL_BEGINS: Final = re.compile(r'\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": ')
+_CALL_ENDS: Final = re.compile(r"\}\s*(<[^>]*)?$")  # the last bracket, and a tag that begins
+_QUOTE: Final = re.compile(r'\\.|(")', re.DOTALL)  # not escaped
+
 
 @dataclass(frozen=True)
 class Call:
@@ -94,6 +99,7 @@ class Call:
         name: of the tool; None if the body is no call.
         arguments: of the tool, likewise.
         error: what is wrong with the body, or None.
+        was_told: whether it was told in parts before.
 
     """
 
@@ -101,6 +107,7 @@ class Call:
     name: str | None = None
     arguments: Mapping[str, Any] | None = None
     error: str | None = None
+    was_told: bool = field(default=False, compare=False)
 
     @classmethod
     def of(cls, body: str) -> "Call":
@@ -117,44 +124,88 @@ class Call:
         return cls(body, value["name"], arguments)
 
 
+@dataclass(frozen=True)
+class CallPart:
+    """A piece of a call that is still being written.
+
+    Attributes:
+        name: of the tool, in the first piece of a call.
+        arguments: the next characters of the JSON of its arguments.
+
+    """
+
+    name: str | None
+    arguments: str
+
+
 class CallReader:
-    """Tells text and calls apart as they stream in; no piece of a tag leaks into the text."""
+    """Tells text and calls apart as they stream in; no piece of a tag leaks into the text.
+
+    A call in the form of `call_text` is told in parts as it is written, and as a whole behind them.
+    """
 
     def __init__(self) -> None:
         self._held = ""
         self._is_call = False
+        self._told: int | None = None  # characters of this call's body that were told in parts
 
-    def push(self, text: str) -> list[str | Call]:
-        """The pieces of text and the calls that are certain now."""
+    def push(self, text: str) -> list[str | CallPart | Call]:
+        """The pieces of text and of calls that are certain now."""
         self._held += text
-        found: list[str | Call] = []
+        found: list[str | CallPart | Call] = []
         while True:
-            tag = CALL_CLOSES if self._is_call else CALL_OPENS
-            before, at, behind = self._held.partition(tag)
-            if not at:
-                break
             if self._is_call:
-                found.append(Call.of(before.strip()))
-            elif before:
+                found += self._parts()
+                at = _end_of_call(self._held)
+                if at < 0:
+                    return found
+                found.append(self._whole(self._held[:at].strip()))
+                self._held = self._held[at + len(CALL_CLOSES) :]
+                continue
+            before, is_open, behind = self._held.partition(CALL_OPENS)
+            if not is_open:
+                kept = max(n for n in range(len(CALL_OPENS)) if before.endswith(CALL_OPENS[:n]))
+                before, behind = before[: len(before) - kept], before[len(before) - kept :]
+            if before:
                 found.append(before)
-            self._is_call = not self._is_call
             self._held = behind
-        if not self._is_call:
-            kept = max(n for n in range(len(CALL_OPENS)) if self._held.endswith(CALL_OPENS[:n]))
-            certain = self._held[: len(self._held) - kept]
-            self._held = self._held[len(certain) :]
-            if certain:
-                found.append(certain)
-        return found
+            if not is_open:
+                return found
+            self._is_call = True
 
-    def end(self) -> list[str | Call]:
+    def end(self) -> list[str | CallPart | Call]:
         """What is left: text, or a call that was not closed."""
         held, self._held = self._held, ""
-        if self._is_call:
-            self._is_call = False
-            call = Call.of(held.strip())
-            return [call if call.name else Call(held, error="it was not closed")]
-        return [held] if held else []
+        if not self._is_call:
+            return [held] if held else []
+        call = self._whole(held.strip())
+        return [call if call.name else replace(call, body=held, error="it was not closed")]
+
+    def _whole(self, body: str) -> Call:
+        call = replace(Call.of(body), was_told=self._told is not None)
+        self._is_call, self._told = False, None
+        return call
+
+    def _parts(self) -> list[CallPart]:
+        """The name once it is there, then the arguments, but for what may belong to the end."""
+        opening = _CALL_BEGINS.match(self._held)
+        if opening is None:
+            return []
+        name = json.loads(opening[1]) if self._told is None else None
+        begin = opening.end() if self._told is None else self._told
+        tag = _end_of_call(self._held)
+        new = self._held[begin:] if tag < 0 else self._held[begin:tag]
+        arguments = _CALL_ENDS.sub("", new)
+        self._told = begin + len(arguments)
+        return [CallPart(name, arguments)] if name is not None or arguments else []
+
+
+def _end_of_call(body: str) -> int:
+    """Where the closing tag begins, strings apart, which may hold one; -1 if it is not there."""
+    at = body.find(CALL_CLOSES)
+    while at >= 0 and sum(map(bool, _QUOTE.findall(body, 0, at))) % 2:
+        at = body.find(CALL_CLOSES, at + 1)
+    return at
 
 
 def read_calls(text: str) -> tuple[str, list[Call]]:

@@ -11,6 +11,7 @@ from gac_core.grammar import byte_matcher
 from gac_core.prompt import check_messages, render_prompt
 from gac_core.tools import (
     Call,
+    CallPart,
     CallReader,
     call_text,
     read_calls,
@@ -147,24 +148,33 @@ def test_a_form_that_asks_for_what_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 def test_calls_are_read_however_they_arrive(size: int) -> None:
+    tricky = {"tag": "<tool_call>} </tool_call>", "q": '"\\', "in": {"a": [{}]}, "n": 1}
     text = (
-        "Let me <tool look. <tool_call>"
-        '{"name": "find", "arguments": {"tag": "<tool_call>", "n": 1}}</tool_call>'
-        '\n<tool_call>{"name": "now"}</tool_call>'
+        f"Let me <tool look. {call_text('find', tricky)}"
+        f"\n{call_text('now', {})}"
+        '<tool_call>{"name": "free"}</tool_call>'
     )
     reader = CallReader()
-    pieces: list[str | Call] = []
+    pieces: list[str | CallPart | Call] = []
     for start in range(0, len(text), size):
         pieces += reader.push(text[start : start + size])
     pieces += reader.end()
     said = "".join(p for p in pieces if isinstance(p, str))
     calls = [p for p in pieces if isinstance(p, Call)]
     assert said == "Let me <tool look. \n"
-    assert [(c.name, c.arguments, c.error) for c in calls] == [
-        ("find", {"tag": "<tool_call>", "n": 1}, None),
-        ("now", {}, None),
+    assert [(c.name, c.arguments, c.error, c.was_told) for c in calls] == [
+        ("find", tricky, None, True),
+        ("now", {}, None, True),
+        ("free", {}, None, False),
     ]
     assert read_calls(text) == (said.strip(), calls)
+    parts = [p for p in pieces if isinstance(p, CallPart)]
+    assert [p.name for p in parts if p.name] == ["find", "now"]
+    now = next(i for i, p in enumerate(parts) if p.name == "now")
+    assert json.loads("".join(p.arguments for p in parts[:now])) == tricky
+    assert json.loads("".join(p.arguments for p in parts[now:])) == {}
+    if size == 1:  # nothing is held back for long
+        assert len(parts) > 50
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from gac_core import Outcome, Step
 from gac_core.answer_form import AnswerForm
-from gac_core.tools import Call, CallReader
+from gac_core.tools import Call, CallPart, CallReader
 
 
 class ChunkMaker:
@@ -34,27 +34,34 @@ class ChunkMaker:
         """The chunks that are certain with this step."""
         if step.top:
             self._logprobs.append(_token(step))
-        pieces: list[str | Call] = []
+        pieces: list[str | CallPart | Call] = []
         if self._reader is None:
             pieces = [step.text] if step.text else []
         else:
             pieces = self._reader.push(step.text)
             if step.outcome is not None:
                 pieces += self._reader.end()
-        chunks = [self._chunk(piece) for piece in pieces]
+        chunks = [chunk for piece in pieces if (chunk := self._chunk(piece)) is not None]
         if step.outcome is not None:
             chunks.append(self._last(step.outcome))
         return chunks
 
-    def _chunk(self, piece: str | Call) -> ChatGenerationChunk:
+    def _chunk(self, piece: str | CallPart | Call) -> ChatGenerationChunk | None:
         if isinstance(piece, str):
             return self._of(AIMessageChunk(content=piece, response_metadata=self._metadata()))
-        is_call = piece.name is not None
-        arguments = json.dumps(piece.arguments, ensure_ascii=False) if is_call else piece.body
+        if isinstance(piece, CallPart):
+            is_first, arguments = piece.name is not None, piece.arguments
+        elif piece.was_told:
+            return None
+        else:
+            is_first, arguments = True, json.dumps(piece.arguments) if piece.name else piece.body
+        self._calls += is_first
         call = tool_call_chunk(
-            name=piece.name, args=arguments, id=f"call_{uuid4().hex}", index=self._calls
+            name=piece.name,
+            args=arguments,
+            id=f"call_{uuid4().hex}" if is_first else None,
+            index=self._calls - 1,
         )
-        self._calls += 1
         return self._of(
             AIMessageChunk(content="", tool_call_chunks=[call], response_metadata=self._metadata())
         )

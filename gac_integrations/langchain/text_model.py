@@ -42,9 +42,10 @@ class GaC(EnsembleFields, BaseLLM):
         self,
         prompts: list[str],
         stop: list[str] | None = None,
-        run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
+        heard = run_manager if len(prompts) == 1 else None  # a manager is that of one prompt
         with translated_errors():
             params, deadline = self._params(stop, kwargs)
             ensemble = self._ensemble
@@ -56,6 +57,8 @@ class GaC(EnsembleFields, BaseLLM):
                     for step in stream:
                         deadline.check()
                         steps.append(step)
+                        if heard is not None:
+                            heard.on_llm_new_token(step.text, chunk=_chunk(step))
                     outputs.append(Output.of(steps))
             finally:
                 for stream in streams:
@@ -66,9 +69,10 @@ class GaC(EnsembleFields, BaseLLM):
         self,
         prompts: list[str],
         stop: list[str] | None = None,
-        run_manager: AsyncCallbackManagerForLLMRun | None = None,  # noqa: ARG002
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
+        heard = run_manager if len(prompts) == 1 else None
         with translated_errors():
             params, deadline = self._params(stop, kwargs)
             ensemble = self._ensemble
@@ -81,6 +85,8 @@ class GaC(EnsembleFields, BaseLLM):
                     async for step in stream:
                         deadline.check()
                         steps.append(step)
+                        if heard is not None:
+                            await heard.on_llm_new_token(step.text, chunk=_chunk(step))
                     outputs.append(Output.of(steps))
             finally:
                 for stream in streams:
@@ -114,7 +120,7 @@ class GaC(EnsembleFields, BaseLLM):
             with self._ensemble.stream(prompt, params) as stream:
                 for step in stream:
                     deadline.check()
-                    chunk = GenerationChunk(text=step.text, generation_info=_info(step))
+                    chunk = _chunk(step)
                     if run_manager is not None:
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
@@ -132,10 +138,14 @@ class GaC(EnsembleFields, BaseLLM):
             async with self._ensemble.astream(prompt, params) as stream:
                 async for step in stream:
                     deadline.check()
-                    chunk = GenerationChunk(text=step.text, generation_info=_info(step))
+                    chunk = _chunk(step)
                     if run_manager is not None:
                         await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                     yield chunk
+
+
+def _chunk(step: Step) -> GenerationChunk:
+    return GenerationChunk(text=step.text, generation_info=_info(step))
 
 
 def _info(step: Step) -> dict[str, Any] | None:

@@ -273,6 +273,17 @@ def test_a_tool_is_called_and_its_result_told(llm: ChatGaC) -> None:
     assert told.tool_calls == []
 
 
+def test_arguments_stream_as_they_are_written(llm: ChatGaC) -> None:
+    bound = llm.bind_tools([get_weather])
+    chunks = list(bound.stream("What is the weather in Rome?"))
+    parts = [part for chunk in chunks for part in chunk.tool_call_chunks]  # type: ignore[attr-defined]
+    assert [part["name"] for part in parts if part["name"]] == ["get_weather"]
+    assert len(parts) > 3
+    assert "".join(part["args"] for part in parts) == '{"city": "Rome"}'
+    (call,) = joined(chunks).tool_calls
+    assert (call["name"], call["args"]) == ("get_weather", {"city": "Rome"})
+
+
 def test_the_choice_of_tools_is_kept(llm: ChatGaC) -> None:
     for choice in ("any", "required", True):
         assert llm.bind_tools([get_weather], tool_choice=choice).invoke("Hello").tool_calls
@@ -370,6 +381,9 @@ async def test_the_plain_model_goes_on_with_a_text(ensemble: Ensemble) -> None:
     text = llm.invoke("The code of")
     assert text == ensemble.generate("The code of", max_new_tokens=12).text
     assert "".join(llm.stream("The code of")) == text
+    heard = Tokens()
+    llm.invoke("The code of", config={"callbacks": [heard]})
+    assert "".join(heard.seen) == text
     assert await llm.ainvoke("The code of") == text
     assert "".join([piece async for piece in llm.astream("The code of")]) == text
     assert llm.batch(["The code of"] * 3) == [text] * 3
