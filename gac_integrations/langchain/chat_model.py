@@ -18,17 +18,20 @@ from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
 from gac_core.answer_form import AnswerForm
+from gac_integrations.fields import CONFIG
 from gac_integrations.langchain.chunks import ChunkMaker
 from gac_integrations.langchain.errors import GaCInvalidRequestError, translated_errors
-from gac_integrations.langchain.fields import CONFIG, EnsembleFields
-from gac_integrations.langchain.requests import ChatRequest, tool_choice_name
+from gac_integrations.langchain.fields import LangChainFields
+from gac_integrations.langchain.messages import plain_messages
 from gac_integrations.registry import context_of
+from gac_integrations.requests import ChatRequest, tool_choice_name
 
 Schema = dict[str, Any] | type
+IGNORED = ("stream", "ls_structured_output_format")  # what LangChain passes on beside options
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
 
-class ChatGaC(EnsembleFields, BaseChatModel):
+class ChatGaC(LangChainFields, BaseChatModel):
     """Several language models that write each answer together, token by token.
 
     Setup:
@@ -116,10 +119,16 @@ class ChatGaC(EnsembleFields, BaseChatModel):
 
     model_config = CONFIG
 
-    parallel_tool_calls: bool = True
     streaming: bool | None = None
 
     # ------------------------------------------------ answering
+
+    def _request(
+        self, messages: Sequence[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]
+    ) -> ChatRequest:
+        given = {**options, "stop": stop} if stop is not None else options
+        plain = plain_messages(messages)
+        return ChatRequest.of(self, plain, given, convert_to_json_schema, *IGNORED)
 
     def _generate(
         self,
@@ -132,7 +141,7 @@ class ChatGaC(EnsembleFields, BaseChatModel):
         if is_watched or self.timeout is not None or "timeout" in kwargs:
             return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
         with translated_errors():
-            request = ChatRequest.of(self, messages, stop, kwargs)
+            request = self._request(messages, stop, kwargs)
             output = self._ensemble.generate(request.messages, request.params)
         maker = ChunkMaker(self.model_name, request.form)
         return generate_from_stream(chunk for step in output.steps for chunk in maker.push(step))
@@ -145,7 +154,7 @@ class ChatGaC(EnsembleFields, BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         with translated_errors():
-            request = ChatRequest.of(self, messages, stop, kwargs)
+            request = self._request(messages, stop, kwargs)
             maker = ChunkMaker(self.model_name, request.form)
             with self._ensemble.stream(request.messages, request.params) as stream:
                 for step in stream:
@@ -173,7 +182,7 @@ class ChatGaC(EnsembleFields, BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         with translated_errors():
-            request = ChatRequest.of(self, messages, stop, kwargs)
+            request = self._request(messages, stop, kwargs)
             maker = ChunkMaker(self.model_name, request.form)
             ensemble = self._ensemble
             await ensemble.aload(grammars=request.params.grammar is not None)
@@ -206,8 +215,9 @@ class ChatGaC(EnsembleFields, BaseChatModel):
         """
         shown = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
         names = [tool["function"]["name"] for tool in shown]
-        choice = tool_choice_name(tool_choice, names)
-        AnswerForm(tuple(tool["function"] for tool in shown), choice)
+        with translated_errors():
+            choice = tool_choice_name(tool_choice, names)
+            AnswerForm(tuple(tool["function"] for tool in shown), choice)
         return self.bind(tools=shown, tool_choice=choice, **kwargs)
 
     def with_structured_output(
@@ -288,16 +298,12 @@ class ChatGaC(EnsembleFields, BaseChatModel):
         """The tokens of the prompt that the primary reads for these messages, exactly."""
         options = {"tools": [convert_to_openai_tool(tool) for tool in tools]} if tools else {}
         with translated_errors():
-            request = ChatRequest.of(self, messages, None, options)
+            request = self._request(messages, None, options)
             return len(self._ensemble.prompt_ids(request.messages)[self._ensemble.primary])
 
     @property
     def _llm_type(self) -> str:
         return "gac"
-
-    @property
-    def _identifying_params(self) -> dict[str, Any]:
-        return {**super()._identifying_params, "parallel_tool_calls": self.parallel_tool_calls}
 
     def _resolve_model_profile(self) -> ModelProfile | None:
         profile = ModelProfile(

@@ -7,6 +7,7 @@ from langchain_core import exceptions as core_errors
 
 import gac_core
 from gac_core import GacError
+from gac_integrations.requests import DeadlineError
 
 
 class GaCModelError(core_errors.ModelError):
@@ -40,8 +41,7 @@ def translated_errors() -> Iterator[None]:
         raise GaCModelNotFoundError(str(error)) from error
     except (gac_core.ConfigError, gac_core.PromptError) as error:
         raise GaCInvalidRequestError(str(error)) from error
+    except DeadlineError as error:
+        raise GaCTimeoutError(str(error)) from error
     except GacError as error:
         raise GaCModelError(str(error)) from error
-
-
-# ---------------------------------------------------------------- the model

@@ -8,12 +8,13 @@ from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from gac_core import Output, Step
+from gac_integrations.fields import CONFIG
 from gac_integrations.langchain.errors import translated_errors
-from gac_integrations.langchain.fields import CONFIG, EnsembleFields
-from gac_integrations.langchain.requests import Deadline, check_options, sampling_params
+from gac_integrations.langchain.fields import LangChainFields
+from gac_integrations.requests import Deadline, check_options, sampling_params
 
 
-class GaC(EnsembleFields, BaseLLM):
+class GaC(LangChainFields, BaseLLM):
     """An ensemble as a model of plain text, for completion chains.
 
     The options are those of `ChatGaC`, but for tools and structure.
@@ -34,7 +35,7 @@ class GaC(EnsembleFields, BaseLLM):
         return "gac-text"
 
     def _params(self, stop: list[str] | None, options: dict[str, Any]) -> Any:
-        check_options(options)
+        check_options(options, "stream")
         changed = {**options, "stop": stop} if stop is not None else options
         return sampling_params(self, changed), Deadline(options.get("timeout", self.timeout))
 

@@ -1,23 +1,18 @@
-"""From LangChain's messages and options to a request of gac_core."""
+"""From the options of a call, as every framework writes them, to a request of gac_core."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, convert_to_openai_messages
-from langchain_core.utils.function_calling import convert_to_json_schema
-
-from gac_core import SamplingParams
+from gac_core import ConfigError, GacError, SamplingParams
 from gac_core.answer_form import AnswerForm
 from gac_core.grammar import closed_schema
-from gac_integrations.langchain.errors import GaCInvalidRequestError, GaCTimeoutError
 
 if TYPE_CHECKING:
-    from gac_integrations.langchain.chat_model import ChatGaC
-    from gac_integrations.langchain.fields import EnsembleFields
+    from gac_integrations.fields import EnsembleFields
 
-SAMPLING: Final = {  # option of LangChain: of `SamplingParams`
+SAMPLING: Final = {  # option of the frameworks: of `SamplingParams`
     "max_tokens": "max_new_tokens",
     **{
         name: name
@@ -28,56 +23,13 @@ SAMPLING: Final = {  # option of LangChain: of `SamplingParams`
     },
 }
 ALIASES: Final = {"max_new_tokens": "max_new_tokens", "stop_sequences": "stop"}
-COMMON: Final = ("timeout", "stream", "ls_structured_output_format")
-_FORM: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
-_SHOWN_PARTS: Final = ("text", "tool_use")
+FORM: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+
+ToSchema = Callable[[Any], Mapping[str, Any]]  # a class to its JSON schema
 
 
-@dataclass(frozen=True)
-class ChatRequest:
-    """One call of the chat model.
-
-    Attributes:
-        messages: as gac_core takes them, tools and schema shown.
-        params: how to draw, grammar included.
-        form: of the answer.
-        deadline: of the whole answer.
-
-    """
-
-    messages: list[Mapping[str, Any]]
-    params: SamplingParams
-    form: AnswerForm
-    deadline: "Deadline"
-
-    @classmethod
-    def of(
-        cls,
-        model: "ChatGaC",
-        messages: Sequence[BaseMessage],
-        stop: list[str] | None,
-        options: Mapping[str, Any],
-    ) -> Self:
-        """The request of a call; what a call says beats what the model object says.
-
-        Raises:
-            ConfigError: an option is unknown or wrong.
-            GaCInvalidRequestError: tools or response format have a form that is not known.
-
-        """
-        check_options(options, *_FORM)
-        form = answer_form(options, parallel=model.parallel_tool_calls)
-        changed = dict(options)
-        if stop is not None:
-            changed["stop"] = stop
-        if (grammar := form.grammar()) is not None:
-            changed["grammar"] = grammar
-        return cls(
-            form.messages(plain_messages(messages)),
-            sampling_params(model, changed),
-            form,
-            Deadline(options.get("timeout", model.timeout)),
-        )
+class DeadlineError(GacError, TimeoutError):
+    """The answer was not complete in time."""
 
 
 class Deadline:
@@ -90,11 +42,63 @@ class Deadline:
         """Give up if it has passed.
 
         Raises:
-            GaCTimeoutError: it has.
+            DeadlineError: it has.
 
         """
         if self._at is not None and time.monotonic() > self._at:
-            raise GaCTimeoutError("the answer was not complete in time; raise timeout")
+            raise DeadlineError("the answer was not complete in time; raise timeout")
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One call of a chat model.
+
+    Attributes:
+        messages: as gac_core takes them, tools and schema shown.
+        params: how to draw, grammar included.
+        form: of the answer.
+        deadline: of the whole answer.
+
+    """
+
+    messages: list[Mapping[str, Any]]
+    params: SamplingParams
+    form: AnswerForm
+    deadline: Deadline
+
+    @classmethod
+    def of(
+        cls,
+        model: "EnsembleFields",
+        messages: Sequence[Mapping[str, Any]],
+        options: Mapping[str, Any],
+        to_schema: ToSchema,
+        *others: str,
+    ) -> Self:
+        """The request of a call; what a call says beats what the model object says.
+
+        Args:
+            model: whose ensemble is asked.
+            messages: as gac_core takes them.
+            options: of the call.
+            to_schema: what makes a JSON schema of a class.
+            others: further options that the framework takes.
+
+        Raises:
+            ConfigError: an option is unknown or wrong.
+
+        """
+        check_options(options, *FORM, *others)
+        form = answer_form(options, to_schema, parallel=model.parallel_tool_calls)
+        changed = dict(options)
+        if (grammar := form.grammar()) is not None:
+            changed["grammar"] = grammar
+        return cls(
+            form.messages(messages),
+            sampling_params(model, changed),
+            form,
+            Deadline(options.get("timeout", model.timeout)),
+        )
 
 
 def sampling_params(model: "EnsembleFields", changed: Mapping[str, Any]) -> SamplingParams:
@@ -119,48 +123,19 @@ def check_options(options: Mapping[str, Any], *others: str) -> None:
     """Refuse what a call does not take.
 
     Raises:
-        GaCInvalidRequestError: an option is unknown.
+        ConfigError: an option is unknown.
 
     """
-    known = (*SAMPLING, *ALIASES, *COMMON, *others)
+    known = (*SAMPLING, *ALIASES, "timeout", *others)
     if unknown := sorted(set(options) - set(known)):
-        raise GaCInvalidRequestError(
-            f"unknown options {unknown}; a call takes {', '.join(sorted(known))}"
-        )
-
-
-def plain_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
-    """LangChain's messages as dicts of role, content and tool calls.
-
-    The name of a person is written before what they say. Reasoning in the history is left out, as
-    chat templates do.
-    """
-    plain = []
-    for message in messages:
-        said = _as_dict(message)
-        name = said.pop("name", None) if said["role"] != "tool" else None
-        if name and isinstance(message, HumanMessage):
-            content = said["content"]
-            parts = [content] if isinstance(content, str) else content
-            said["content"] = [f"{name}: ", *parts]
-        plain.append(said)
-    return plain
-
-
-def _as_dict(message: BaseMessage) -> dict[str, Any]:
-    if isinstance(message, AIMessage) and isinstance(message.content, list):
-        shown = [p for p in message.content if isinstance(p, str) or p.get("type") in _SHOWN_PARTS]
-        message = message.model_copy(update={"content": shown})
-    said = convert_to_openai_messages(message)
-    assert isinstance(said, dict)
-    return said
+        raise ConfigError(f"unknown options {unknown}; a call takes {', '.join(sorted(known))}")
 
 
 def tool_choice_name(choice: object, names: Sequence[str]) -> str:
     """A `tool_choice` of any of the usual forms as auto, none, required, or a tool's name.
 
     Raises:
-        GaCInvalidRequestError: it is none of them.
+        ConfigError: it is none of them.
 
     """
     if isinstance(choice, Mapping):
@@ -171,22 +146,22 @@ def tool_choice_name(choice: object, names: Sequence[str]) -> str:
         return "required"
     if choice == "none" or choice in names:
         return str(choice)
-    raise GaCInvalidRequestError(
+    raise ConfigError(
         f"tool_choice {choice!r} is none of auto, any, required, none and the tools {list(names)}"
     )
 
 
-def answer_form(options: Mapping[str, Any], *, parallel: bool) -> AnswerForm:
+def answer_form(options: Mapping[str, Any], to_schema: ToSchema, *, parallel: bool) -> AnswerForm:
     """What the options of a call ask of the answer's form.
 
     Raises:
-        GaCInvalidRequestError: tools or response format have a form that is not known.
+        ConfigError: tools or response format have a form that is not known.
 
     """
     tools = options.get("tools") or ()
     functions = tuple(tool.get("function", tool) for tool in tools)
     names = [str(function.get("name")) for function in functions]
-    schema, is_shown = response_schema(options.get("response_format"))
+    schema, is_shown = response_schema(options.get("response_format"), to_schema)
     return AnswerForm(
         functions,
         tool_choice_name(options.get("tool_choice"), names) if functions else "auto",
@@ -196,15 +171,16 @@ def answer_form(options: Mapping[str, Any], *, parallel: bool) -> AnswerForm:
     )
 
 
-def response_schema(wanted: Any) -> tuple[Mapping[str, Any] | None, bool]:
+def response_schema(wanted: Any, to_schema: ToSchema) -> tuple[Mapping[str, Any] | None, bool]:
     """The JSON schema of a `response_format`, and whether the members are to be shown it.
 
     Args:
         wanted: a class, a JSON schema, a tool, or a dict as OpenAI's API has it. An object has no
             properties but those a schema names.
+        to_schema: what makes a JSON schema of a class.
 
     Raises:
-        GaCInvalidRequestError: it is none of them.
+        ConfigError: it is none of them.
 
     """
     kind = wanted.get("type") if isinstance(wanted, Mapping) else None
@@ -217,11 +193,11 @@ def response_schema(wanted: Any) -> tuple[Mapping[str, Any] | None, bool]:
         described = wanted.get("json_schema", wanted)
         schema = described.get("schema") if isinstance(described, Mapping) else None
         if not isinstance(schema, Mapping):
-            raise GaCInvalidRequestError("response_format json_schema has no schema")
+            raise ConfigError("response_format json_schema has no schema")
         return closed_schema(schema), True
     if isinstance(wanted, Mapping) and not {"title", "name", "function"} & wanted.keys():
         return closed_schema(wanted), True
     try:
-        return closed_schema(convert_to_json_schema(wanted)), True
-    except (TypeError, ValueError) as error:
-        raise GaCInvalidRequestError(f"{wanted!r:.80} is no schema: {error}") from error
+        return closed_schema(to_schema(wanted)), True
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{wanted!r:.80} is no schema: {error}") from error
