@@ -65,7 +65,7 @@ class SamplingParams(_Checked):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if self.grammar is not None and self.stop:
+        if self.grammar is not None and self.stop and not self.grammar.begins_free:
             raise ValueError("a stop string could cut what the grammar holds together; drop one")
         if "top_logprobs" in self.model_fields_set and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs=True")

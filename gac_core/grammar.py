@@ -33,12 +33,14 @@ class Grammar:
         kind: what it was made of.
         lark: the language, as llguidance reads it.
         patterns: regular expressions within it.
+        begins_free: whether an answer may be free text, which a stop string may end.
 
     """
 
     kind: Kind
     lark: str
     patterns: tuple[str, ...] = ()
+    begins_free: bool = False
 
     @classmethod
     def json_schema(cls, schema: Mapping[str, Any] | str | bool) -> "Grammar":
@@ -130,7 +132,8 @@ class Grammar:
             patterns += _patterns_in(schema)
             opens = f'{{"name": {json.dumps(names[number], ensure_ascii=False)}, "arguments": '
             lines.append(f'call{number}: {_literal(opens)} {_json_rule(schema)} "}}"')
-        return cls("tools", "\n".join(lines) + "\n", tuple(patterns))._checked("the list of tools")
+        made = cls("tools", "\n".join(lines) + "\n", tuple(patterns), begins_free=not is_bare)
+        return made._checked("the list of tools")
 
     @cached_property
     def hints(self) -> tuple[bytes, ...]:

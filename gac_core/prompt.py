@@ -56,8 +56,8 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
     The content may be a string, or a list of strings and ``{"type": "text"}`` parts, which are
     joined as they are; an assistant's may be None. An assistant's `tool_calls` become text in the
-    form of `gac_core.tools`. The `tool_call_id` and `name` of a tool's result are not shown, since
-    results are in the order of the calls.
+    form of `gac_core.tools`. The `tool_call_id` and `name` of a tool's result are not shown, but
+    results are put in the order of the calls.
 
     Raises:
         PromptError: no messages, an unknown role or field, or content that is no text.
@@ -89,7 +89,25 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
             )
             content = f"{content}\n{calls}" if content else calls
         checked.append({"role": role, "content": content})
-    return checked
+    return _in_order_of_calls(messages, checked)
+
+
+def _in_order_of_calls(
+    messages: Sequence[Message], checked: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Results that stand together in the order of the calls before them, by their ids."""
+    order: dict[Any, int] = {}
+    keys: list[tuple[int, int]] = []
+    for index, message in enumerate(messages):
+        if message["role"] == "tool":
+            keys.append(
+                (keys[-1][0] if keys else 0, order.get(message.get("tool_call_id"), len(order)))
+            )
+            continue
+        calls = message.get("tool_calls") or ()
+        order = {call.get("id"): place for place, call in enumerate(calls)}
+        keys.append((index, -1))
+    return [checked[i] for i in sorted(range(len(checked)), key=keys.__getitem__)]
 
 
 def _content_text(content: object, where: str) -> str:

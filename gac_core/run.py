@@ -14,6 +14,7 @@ from gac_core.methods import Method
 from gac_core.request import Ask, Logits, Request
 from gac_core.steps import FinishReason, MemberUsage, Outcome, Step, Usage
 from gac_core.text import StopMatcher, TextDecoder
+from gac_core.tools import CALL_OPENS
 
 Sink = Callable[[Step], None]
 
@@ -33,7 +34,9 @@ class Run:
         self._sink = sink
         self._decoder = method(request)
         self._text = TextDecoder()
-        self._stops = StopMatcher(request.sampling.stop)
+        # A stop string ends the free text beside tools, but cuts no call in half.
+        until = CALL_OPENS if request.sampling.grammar is not None else ""
+        self._stops = StopMatcher(request.sampling.stop, until)
         self._fused_steps = 0
 
     def resume(self, logits: Logits | None = None) -> Ask | None:
@@ -79,9 +82,8 @@ class Run:
         if reason is None:
             return replace(step, text=text)
         text += self._stops.push(self._text.flush())
-        if self._stops.matched is None:
-            text += self._stops.flush()
-        else:
+        text += self._stops.flush()
+        if self._stops.matched is not None:
             reason = "stop"
         return replace(step, text=text, outcome=self._outcome(reason))
 

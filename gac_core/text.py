@@ -29,14 +29,19 @@ class StopMatcher:
     The stop string that is complete first wins; of several complete at the same character, the
     longest. Text that could be the beginning of a stop string is held back.
 
+    Args:
+        stops: the stop strings.
+        until: a text from which on none of them counts.
+
     Attributes:
         matched: the stop string found, or None.
 
     """
 
-    def __init__(self, stops: Sequence[str] = ()) -> None:
+    def __init__(self, stops: Sequence[str] = (), until: str = "") -> None:
         self.stops = tuple(stops)
         self.matched: str | None = None
+        self._until = until
         self._held = ""
 
     def push(self, text: str) -> str:
@@ -44,19 +49,27 @@ class StopMatcher:
         if self.matched is not None:
             return ""
         held = self._held + text
-        found = [(at + len(stop), at, stop) for stop in self.stops if (at := held.find(stop)) >= 0]
+        at = held.find(self._until) if self._until else -1
+        is_over = at >= 0
+        free = held[:at] if is_over else held[: len(held) - _overlap(held, self._until)]
+        found = [(at + len(stop), at, stop) for stop in self.stops if (at := free.find(stop)) >= 0]
         if found:
             _, at, self.matched = min(found)
             self._held = ""
-            return held[:at]
-        keep = max((_overlap(held, stop) for stop in self.stops), default=0)
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep]
+            return free[:at]
+        if is_over:
+            self.stops, self._until, self._held = (), "", ""
+            return held
+        certain = len(free) - max((_overlap(free, stop) for stop in self.stops), default=0)
+        self._held = held[certain:]
+        return held[:certain]
 
     def flush(self) -> str:
-        """What was held back in vain."""
+        """What was held back in vain; a stop string may turn out to be complete with it."""
+        self._until = ""
+        text = self.push("")
         rest, self._held = self._held, ""
-        return rest
+        return text + rest
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -86,7 +86,10 @@ def type_text(schema: Any, defs: Mapping[str, Any], depth: int = 0) -> str:
 # ---------------------------------------------------------------- reading calls
 
 _CALL_BEGINS: Final = re.compile(r'\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": ')
-_CALL_ENDS: Final = re.compile(r"\}\s*(<[^>]*)?$")  # the last bracket, and a tag that begins
+_LAST_BRACKET: Final = re.compile(r"\}\s*$")
+_MAY_BE_LAST: Final = re.compile(  # ... and a tag that begins behind it
+    r"\}\s*(" + "|".join(CALL_CLOSES[:n] for n in range(len(CALL_CLOSES))) + ")$"
+)
 _QUOTE: Final = re.compile(r'\\.|(")', re.DOTALL)  # not escaped
 
 
@@ -194,8 +197,10 @@ class CallReader:
         name = json.loads(opening[1]) if self._told is None else None
         begin = opening.end() if self._told is None else self._told
         tag = _end_of_call(self._held)
-        new = self._held[begin:] if tag < 0 else self._held[begin:tag]
-        arguments = _CALL_ENDS.sub("", new)
+        if tag < 0:
+            arguments = _MAY_BE_LAST.sub("", self._held[begin:])
+        else:
+            arguments = _LAST_BRACKET.sub("", self._held[begin:tag])
         self._told = begin + len(arguments)
         return [CallPart(name, arguments)] if name is not None or arguments else []
 

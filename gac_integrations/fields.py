@@ -1,13 +1,14 @@
 """What the model objects of all frameworks have in common: whose ensemble it is, how it draws."""
 
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
-from gac_core import ConfigError, Ensemble, EnsembleConfig
-from gac_integrations.registry import config_named, shared_ensemble
-from gac_integrations.requests import sampling_params
+from gac_core import ConfigError, Ensemble, EnsembleConfig, Step
+from gac_integrations.registry import config_named, context_of, shared_ensemble
+from gac_integrations.requests import ChatRequest, sampling_params
 
 # To be repeated in each class, since the frameworks' bases have other settings.
 CONFIG: Final = ConfigDict(
@@ -22,6 +23,7 @@ class _Found:
     named: tuple[object, ...]
     config: EnsembleConfig
     ensemble: Ensemble | None = None
+    context: int | None = None
 
 
 class EnsembleFields(BaseModel):
@@ -68,6 +70,14 @@ class EnsembleFields(BaseModel):
             found.ensemble = shared_ensemble(found.config)
         return found.ensemble
 
+    @property
+    def _context_size(self) -> int | None:
+        """The smallest context of the members; loads them only where no file tells."""
+        found = self._find()
+        if found.context is None:
+            found.context = context_of(found.config) or self._ensemble.context_size
+        return found.context
+
     def _find(self) -> _Found:
         """What the fields name; looked up anew if they were changed."""
         named = (self.model_name, self.config, self.ensemble)
@@ -75,6 +85,20 @@ class EnsembleFields(BaseModel):
             config = self.config or (self.ensemble.config if self.ensemble is not None else None)
             self._found = _Found(named, config or config_named(self.model_name))
         return self._found
+
+    def _steps(self, request: ChatRequest) -> Iterator[Step]:
+        with self._ensemble.stream(request.prompt, request.params) as stream:
+            for step in stream:
+                request.deadline.check()
+                yield step
+
+    async def _asteps(self, request: ChatRequest) -> AsyncGenerator[Step]:
+        ensemble = self._ensemble
+        await ensemble.aload(grammars=request.params.grammar is not None)
+        async with ensemble.astream(request.prompt, request.params) as stream:
+            async for step in stream:
+                request.deadline.check()
+                yield step
 
     def __getstate__(self) -> dict[Any, Any]:
         if self.ensemble is not None:

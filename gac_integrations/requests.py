@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from gac_core import ConfigError, GacError, SamplingParams
 from gac_core.answer_form import AnswerForm
+from gac_core.ensemble import Prompt
 from gac_core.grammar import closed_schema
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ SAMPLING: Final = {  # option of the frameworks: of `SamplingParams`
     },
 }
 ALIASES: Final = {"max_new_tokens": "max_new_tokens", "stop_sequences": "stop"}
+_STOPS: Final = ("stop", "stop_sequences")
 FORM: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 
 ToSchema = Callable[[Any], Mapping[str, Any]]  # a class to its JSON schema
@@ -54,14 +56,14 @@ class ChatRequest:
     """One call of a chat model.
 
     Attributes:
-        messages: as gac_core takes them, tools and schema shown.
+        prompt: messages as gac_core takes them, tools and schema shown; or a text.
         params: how to draw, grammar included.
         form: of the answer.
         deadline: of the whole answer.
 
     """
 
-    messages: list[Mapping[str, Any]]
+    prompt: Prompt
     params: SamplingParams
     form: AnswerForm
     deadline: Deadline
@@ -104,6 +106,9 @@ class ChatRequest:
 def sampling_params(model: "EnsembleFields", changed: Mapping[str, Any]) -> SamplingParams:
     """How an answer is drawn: the model object's fields, and what a call changes.
 
+    The stop strings of the object end free text; of an answer that a grammar ends they are not
+    meant. Those of a call that asks for such an answer are an error.
+
     Raises:
         ConfigError: a value is out of range.
 
@@ -113,7 +118,9 @@ def sampling_params(model: "EnsembleFields", changed: Mapping[str, Any]) -> Samp
     for alias, ours in ALIASES.items():
         if alias in changed:
             given[ours] = changed[alias]
-    given["grammar"] = changed.get("grammar")
+    grammar = given["grammar"] = changed.get("grammar")
+    if grammar is not None and not grammar.begins_free and not changed.keys() & set(_STOPS):
+        given["stop"] = None
     if not given["logprobs"]:
         given["top_logprobs"] = None
     return SamplingParams.of({k: v for k, v in given.items() if v is not None})

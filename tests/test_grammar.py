@@ -11,9 +11,11 @@ import torch
 from jsonschema import Draft202012Validator
 
 from gac_core import ConfigError, Ensemble, GrammarError, SamplingParams
+from gac_core.answer_form import AnswerForm
 from gac_core.closing import short_end
 from gac_core.constraint import Constraint, GrammarEngine
 from gac_core.grammar import Grammar, byte_matcher, shortest_match
+from gac_core.tools import call_text
 from tests.laws import METHODS, assert_same, make, naively
 from tests.schemas import random_schema
 
@@ -422,9 +424,20 @@ def test_one_member_takes_its_best_legal_token() -> None:
 # ---------------------------------------------------------------- as users hold it
 
 
-def test_a_stop_string_and_a_grammar_exclude_each_other() -> None:
-    with pytest.raises(ConfigError, match="drop one"):
-        SamplingParams.of({"grammar": Grammar.choice(["a"]), "stop": ["a"]})
+def test_a_stop_string_ends_free_text_and_no_call() -> None:
+    for held in (Grammar.choice(["a"]), Grammar.tools([NOW], required=True)):
+        with pytest.raises(ConfigError, match="drop one"):
+            SamplingParams.of({"grammar": held, "stop": ["a"]})
+    with make(FAMILIES) as ensemble:
+        options: dict[str, Any] = {"grammar": Grammar.tools([NOW]), "max_new_tokens": 60}
+        text = ensemble.generate(CHAT, **options).text
+        assert "<tool_call>" not in text
+        cut = ensemble.generate(CHAT, stop=[text[3:6]], **options)
+        assert (cut.text, cut.finish_reason) == (text[: text.find(text[3:6])], "stop")
+    with Ensemble.pocket() as pocket:
+        messages = AnswerForm((ADD,)).messages([{"role": "user", "content": "What is 2 plus 3?"}])
+        called = pocket.generate(messages, grammar=Grammar.tools([ADD]), stop=["2", '"name"', "<"])
+        assert called.text == call_text("add", {"a": 2, "b": 3})
 
 
 async def test_async_and_streamed_are_the_same(pocket_or_tiny: Ensemble) -> None:

@@ -40,11 +40,17 @@ def first_stop(text: str, stops: list[str]) -> str:
 
 
 @given(
-    few, st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), st.lists(st.integers(0, 100))
+    few,
+    st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+    st.sampled_from(["", "bab", "a"]),
+    st.lists(st.integers(0, 100)),
 )
-def test_stops_however_cut(text: str, stops: list[str], cuts: list[int]) -> None:
-    matcher = StopMatcher(stops)
-    expected = first_stop(text, stops)
+def test_stops_however_cut(text: str, stops: list[str], until: str, cuts: list[int]) -> None:
+    matcher = StopMatcher(stops, until)
+    free, tag, rest = text.partition(until) if until else (text, "", "")
+    expected = first_stop(free, stops)
+    if expected == free:
+        expected += tag + rest
     shown = ""
     for part in cut(text.encode(), cuts):
         shown += matcher.push(part.decode())

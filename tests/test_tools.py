@@ -148,7 +148,14 @@ def test_a_form_that_asks_for_what_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 def test_calls_are_read_however_they_arrive(size: int) -> None:
-    tricky = {"tag": "<tool_call>} </tool_call>", "q": '"\\', "in": {"a": [{}]}, "n": 1}
+    tricky = {
+        "tag": "<tool_call>} </tool_call>",
+        "b": "}<x",
+        "c": "}} </to",
+        "q": '"\\',
+        "in": {"a": [{}]},
+        "n": 1,
+    }
     text = (
         f"Let me <tool look. {call_text('find', tricky)}"
         f"\n{call_text('now', {})}"
@@ -218,6 +225,18 @@ def test_the_history_of_tools_is_text_for_every_template() -> None:
             assert part in text
     legacy = tokenizer_of("legacy")  # whose template knows no results
     assert "<tool_response>\n5\n</tool_response>" in legacy.decode(render_prompt(legacy, CALLED))
+
+
+def test_results_are_shown_in_the_order_of_their_calls() -> None:
+    calls: list[dict[str, Any]] = [{"id": c, "function": {"name": "now"}} for c in "abc"]
+    results = [{"role": "tool", "tool_call_id": c, "content": c} for c in "cab"]
+    called = {"role": "assistant", "content": "", "tool_calls": calls}
+    again = {**called, "tool_calls": [{**call, "id": call["id"] * 2} for call in calls]}
+    later = [{"role": "tool", "tool_call_id": c, "content": c} for c in ("bb", "aa")]
+    said = check_messages([ASKED, called, *results, again, *later, {"role": "tool", "content": ""}])
+    assert [m["content"] for m in said if m["role"] == "tool"] == ["a", "b", "c", "aa", "bb", ""]
+    alone = check_messages([{"role": "tool", "content": "x"}, {"role": "tool", "content": "y"}])
+    assert [m["content"] for m in alone] == ["x", "y"]
 
 
 @pytest.mark.parametrize(

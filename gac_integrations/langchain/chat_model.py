@@ -1,6 +1,7 @@
 """The chat model."""
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -142,7 +143,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
             return generate_from_stream(self._stream(messages, stop, run_manager, **kwargs))
         with translated_errors():
             request = self._request(messages, stop, kwargs)
-            output = self._ensemble.generate(request.messages, request.params)
+            output = self._ensemble.generate(request.prompt, request.params)
         maker = ChunkMaker(self.model_name, request.form)
         return generate_from_stream(chunk for step in output.steps for chunk in maker.push(step))
 
@@ -156,13 +157,11 @@ class ChatGaC(LangChainFields, BaseChatModel):
         with translated_errors():
             request = self._request(messages, stop, kwargs)
             maker = ChunkMaker(self.model_name, request.form)
-            with self._ensemble.stream(request.messages, request.params) as stream:
-                for step in stream:
-                    request.deadline.check()
-                    for chunk in maker.push(step):
-                        if run_manager is not None:
-                            run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                        yield chunk
+            for step in self._steps(request):
+                for chunk in maker.push(step):
+                    if run_manager is not None:
+                        run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
 
     async def _agenerate(
         self,
@@ -184,11 +183,8 @@ class ChatGaC(LangChainFields, BaseChatModel):
         with translated_errors():
             request = self._request(messages, stop, kwargs)
             maker = ChunkMaker(self.model_name, request.form)
-            ensemble = self._ensemble
-            await ensemble.aload(grammars=request.params.grammar is not None)
-            async with ensemble.astream(request.messages, request.params) as stream:
-                async for step in stream:
-                    request.deadline.check()
+            async with aclosing(self._asteps(request)) as steps:
+                async for step in steps:
                     for chunk in maker.push(step):
                         if run_manager is not None:
                             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -299,7 +295,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
         options = {"tools": [convert_to_openai_tool(tool) for tool in tools]} if tools else {}
         with translated_errors():
             request = self._request(messages, None, options)
-            return len(self._ensemble.prompt_ids(request.messages)[self._ensemble.primary])
+            return len(self._ensemble.prompt_ids(request.prompt)[self._ensemble.primary])
 
     @property
     def _llm_type(self) -> str:

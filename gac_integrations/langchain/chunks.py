@@ -12,6 +12,7 @@ from langchain_core.outputs import ChatGenerationChunk
 from gac_core import Outcome, Step
 from gac_core.answer_form import AnswerForm
 from gac_core.tools import Call, CallPart, CallReader
+from gac_integrations.views import outcome_view, token_view
 
 
 class ChunkMaker:
@@ -33,7 +34,7 @@ class ChunkMaker:
     def push(self, step: Step) -> list[ChatGenerationChunk]:
         """The chunks that are certain with this step."""
         if step.top:
-            self._logprobs.append(_token(step))
+            self._logprobs.append(token_view(step))
         pieces: list[str | CallPart | Call] = []
         if self._reader is None:
             pieces = [step.text] if step.text else []
@@ -74,24 +75,9 @@ class ChunkMaker:
 
     def _last(self, outcome: Outcome) -> ChatGenerationChunk:
         usage = outcome.usage
-        reason = "tool_calls" if self._calls else outcome.finish_reason
-        metadata = {
-            "finish_reason": reason,
-            "model_name": self._model_name,
-            "model_provider": "gac",
-            "members": [
-                {
-                    "name": member.name,
-                    "prompt_tokens": member.prompt_tokens,
-                    "completion_tokens": member.completion_tokens,
-                }
-                for member in usage.members
-            ],
-            "steps": usage.steps,
-            "fused_steps": usage.fused_steps,
-            "seed": outcome.seed,
-            **self._metadata(),
-        }
+        metadata = outcome_view(outcome, self._model_name, has_calls=self._calls > 0)
+        reason = metadata["finish_reason"]
+        metadata |= self._metadata()
         message = AIMessageChunk(
             content="",
             usage_metadata=UsageMetadata(
@@ -109,25 +95,3 @@ class ChunkMaker:
     ) -> ChatGenerationChunk:
         message.id = self._id
         return ChatGenerationChunk(message=message, generation_info=info)
-
-
-def _token(step: Step) -> dict[str, Any]:
-    """A step as OpenAI's API describes a token, and each member's view of it."""
-    return {
-        **_named(step.unit, step.logprob),
-        "top_logprobs": [_named(unit, logprob) for unit, logprob in step.top],
-        "decided_by": step.decided_by,
-        "members": [
-            {
-                "name": view.name,
-                "top": view.top.decode(errors="replace"),
-                "top_prob": view.top_prob,
-                "prob": view.prob,
-            }
-            for view in step.members
-        ],
-    }
-
-
-def _named(unit: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": unit.decode(errors="replace"), "bytes": list(unit), "logprob": logprob}

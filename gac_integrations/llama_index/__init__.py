@@ -1,0 +1,5 @@
+"""An ensemble wherever LlamaIndex takes an LLM: query engines, chat engines, agents."""
+
+from gac_integrations.llama_index.llm import GaCLLM
+
+__all__ = ["GaCLLM"]

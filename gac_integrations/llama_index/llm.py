@@ -1,0 +1,290 @@
+"""The LLM."""
+
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from llama_index.core.base.llms.generic_utils import messages_to_prompt
+from llama_index.core.base.llms.types import (
+    ChatMessage,
+    ChatResponse,
+    ChatResponseAsyncGen,
+    ChatResponseGen,
+    CompletionResponse,
+    CompletionResponseAsyncGen,
+    CompletionResponseGen,
+    LLMMetadata,
+    MessageRole,
+    ToolCallBlock,
+)
+from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
+from llama_index.core.llms.custom import CustomLLM
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
+from llama_index.core.llms.utils import parse_partial_json
+from llama_index.core.tools.types import BaseTool
+from pydantic import Field
+
+from gac_core import SamplingParams
+from gac_core.prompt import check_messages
+from gac_integrations.fields import CONFIG, EnsembleFields
+from gac_integrations.llama_index.messages import plain_messages
+from gac_integrations.llama_index.responses import ResponseMaker
+from gac_integrations.requests import ChatRequest
+
+_UNLIMITED = 2**17
+Response = TypeVar("Response")
+
+
+class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
+    """Several language models that write each answer together, token by token.
+
+    Args:
+        model: "pocket" (default), or the path of a YAML file (``gac config`` writes one).
+        config: an `EnsembleConfig` instead of `model`.
+        ensemble: an `Ensemble` that is loaded already.
+        temperature, top_p, top_k, min_p, repetition_penalty, seed: how an answer is drawn.
+        max_tokens: steps at most.
+        stop: the answer ends before the first of these; matched on text, across tokens.
+        logprobs, top_logprobs: keep the most probable tokens in `logprobs`.
+        timeout: seconds an answer may take.
+        system_prompt: comes first in every chat and completion.
+        context_window: to make prompts for fewer tokens than the smallest member could read.
+        is_chat_model: whether `complete` asks the prompt as a user would (default), or goes on
+            with it as a text.
+        is_function_calling_model: whether agents and programs may call tools.
+
+    What a call says beats these: ``llm.complete("...", max_tokens=20, stop=["."])``. An option
+    that is unknown is an error. Errors are those of `gac_core`.
+
+    ``response.raw["tokens"]`` has every member's view of each token, ``response.raw["usage"]`` the
+    primary's count, at the end of an answer.
+
+    Example:
+        .. code-block:: python
+
+            from gac_integrations.llama_index import GaCLLM
+
+            llm = GaCLLM(model="pocket")
+            index.as_query_engine(llm=llm, streaming=True).query("Where does Mila live?")
+
+    """
+
+    model_config = CONFIG
+
+    context_window: int | None = Field(None, gt=0)
+    is_chat_model: bool = True
+    is_function_calling_model: bool = True
+
+    @classmethod
+    def class_name(cls) -> str:
+        """What serialised objects are called."""
+        return "GaCLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """By what prompts are sized: the smallest context of the members."""
+        window = self.context_window or self._context_size or _UNLIMITED
+        return LLMMetadata(
+            context_window=window,
+            num_output=self.max_tokens or SamplingParams().max_new_tokens,
+            is_chat_model=self.is_chat_model,
+            is_function_calling_model=self.is_function_calling_model,
+            model_name=self.model_name,
+        )
+
+    def token_ids(self, text: str) -> list[int]:
+        """The primary's ids of a text: ``llama_index.core.set_global_tokenizer(llm.token_ids)``."""
+        ensemble = self._ensemble
+        return ensemble.members[ensemble.primary].speller.encode_prompt(text)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """The configuration; callbacks belong to a process."""
+        state = super().__getstate__()
+        dropped = ("callback_manager", "rate_limiter")
+        kept = {k: v for k, v in state["__dict__"].items() if k not in dropped}
+        return {**state, "__dict__": kept}
+
+    # ------------------------------------------------ from a call to a request
+
+    def _chat_request(
+        self, messages: Sequence[ChatMessage], options: Mapping[str, Any]
+    ) -> ChatRequest:
+        """The one place where chats become prompts."""
+        if self.system_prompt:
+            first = ChatMessage(role=MessageRole.SYSTEM, content=self.system_prompt)
+            messages = [first, *messages]
+        request = ChatRequest.of(self, plain_messages(messages), options, _json_schema)
+        if self.messages_to_prompt is messages_to_prompt:
+            return request
+        assert self.messages_to_prompt is not None
+        assert not isinstance(request.prompt, str)
+        shown = [ChatMessage(**message) for message in check_messages(request.prompt)]
+        return replace(request, prompt=self.messages_to_prompt(shown))
+
+    def _completion_request(
+        self, prompt: str, formatted: bool, options: Mapping[str, Any]
+    ) -> ChatRequest:
+        is_plain = self.completion_to_prompt is default_completion_to_prompt
+        if self.is_chat_model and is_plain and not formatted:
+            return self._chat_request([ChatMessage(content=prompt)], options)
+        if not formatted:
+            assert self.completion_to_prompt is not None
+            prompt = self.completion_to_prompt(self._extend_prompt(prompt))
+        asked = [{"role": "user", "content": prompt}]
+        return replace(ChatRequest.of(self, asked, options, _json_schema), prompt=prompt)
+
+    def _extend_messages(self, messages: list[ChatMessage]) -> list[ChatMessage]:
+        return messages  # the system prompt is added for all, in `_chat_request`
+
+    # ------------------------------------------------ answering
+
+    def _whole(self, request: ChatRequest) -> ResponseMaker:
+        maker = ResponseMaker(self.model_name, request.form)
+        for step in self._steps(request):
+            maker.push(step)
+        return maker
+
+    async def _awhole(self, request: ChatRequest) -> ResponseMaker:
+        maker = ResponseMaker(self.model_name, request.form)
+        async with aclosing(self._asteps(request)) as steps:
+            async for step in steps:
+                maker.push(step)
+        return maker
+
+    def _pieces(
+        self, request: ChatRequest, make: Callable[[ResponseMaker, str], Response]
+    ) -> Generator[Response, None, None]:
+        maker = ResponseMaker(self.model_name, request.form)
+        for step in self._steps(request):
+            if (delta := maker.push(step)) is not None:
+                yield make(maker, delta)
+
+    async def _apieces(
+        self, request: ChatRequest, make: Callable[[ResponseMaker, str], Response]
+    ) -> AsyncGenerator[Response, None]:
+        maker = ResponseMaker(self.model_name, request.form)
+        async with aclosing(self._asteps(request)) as steps:
+            async for step in steps:
+                if (delta := maker.push(step)) is not None:
+                    yield make(maker, delta)
+
+    # Each of the eight is decorated over what is not, so that every call is one event.
+
+    @llm_chat_callback()
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Answer a chat."""
+        return self._whole(self._chat_request(messages, kwargs)).chat()
+
+    @llm_chat_callback()
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
+        """Answer a chat, piece by piece; closing the generator stops the computing."""
+        return self._pieces(self._chat_request(messages, kwargs), ResponseMaker.chat)
+
+    @llm_chat_callback()
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        """Answer a chat beside others; cancelling the task stops the computing."""
+        return (await self._awhole(self._chat_request(messages, kwargs))).chat()
+
+    @llm_chat_callback()
+    async def astream_chat(
+        self, messages: Sequence[ChatMessage], **kwargs: Any
+    ) -> ChatResponseAsyncGen:
+        """Answer a chat beside others, piece by piece."""
+        return self._apieces(self._chat_request(messages, kwargs), ResponseMaker.chat)
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """Answer a prompt, or go on with a text if it is `formatted` or this is no chat model."""
+        return self._whole(self._completion_request(prompt, formatted, kwargs)).completion()
+
+    @llm_completion_callback()
+    def stream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseGen:
+        """As `complete`, piece by piece."""
+        request = self._completion_request(prompt, formatted, kwargs)
+        return self._pieces(request, ResponseMaker.completion)
+
+    @llm_completion_callback()
+    async def acomplete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponse:
+        """As `complete`, beside others."""
+        request = self._completion_request(prompt, formatted, kwargs)
+        return (await self._awhole(request)).completion()
+
+    @llm_completion_callback()
+    async def astream_complete(
+        self, prompt: str, formatted: bool = False, **kwargs: Any
+    ) -> CompletionResponseAsyncGen:
+        """As `stream_complete`, beside others."""
+        request = self._completion_request(prompt, formatted, kwargs)
+        return self._apieces(request, ResponseMaker.completion)
+
+    # ------------------------------------------------ tools
+
+    def _prepare_chat_with_tools(
+        self,
+        tools: Sequence[BaseTool],
+        user_msg: str | ChatMessage | None = None,
+        chat_history: list[ChatMessage] | None = None,
+        verbose: bool = False,  # noqa: ARG002
+        allow_parallel_tool_calls: bool = False,
+        tool_required: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        messages = list(chat_history or ())
+        if user_msg is not None:
+            messages.append(
+                ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg
+            )
+        if not kwargs.get("tool_choice"):
+            kwargs["tool_choice"] = "required" if tool_required else "auto"
+        return {
+            "messages": messages,
+            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
+            "parallel_tool_calls": allow_parallel_tool_calls,
+            **kwargs,
+        }
+
+    def get_tool_calls_from_response(
+        self,
+        response: ChatResponse,
+        error_on_no_tool_call: bool = True,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> list[ToolSelection]:
+        """The calls of an answer, or of a part of one, as far as they are written.
+
+        Raises:
+            ValueError: there is none, and `error_on_no_tool_call`.
+
+        """
+        blocks = [b for b in response.message.blocks if isinstance(b, ToolCallBlock)]
+        if not blocks and error_on_no_tool_call:
+            raise ValueError(
+                f"the answer calls no tool: {response.message.content!r}; pass tool_required=True"
+            )
+        return [
+            ToolSelection(
+                tool_id=block.tool_call_id or "",
+                tool_name=block.tool_name,
+                tool_kwargs=_as_far_as_written(block.tool_kwargs),
+            )
+            for block in blocks
+        ]
+
+
+def _as_far_as_written(arguments: dict[str, Any] | str) -> dict[str, Any]:
+    if isinstance(arguments, dict):
+        return arguments
+    try:
+        return dict(parse_partial_json(arguments))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _json_schema(wanted: Any) -> Mapping[str, Any]:
+    schema: Mapping[str, Any] = wanted.model_json_schema()
+    return schema
