@@ -11,7 +11,7 @@ from typing import Any
 
 from gac_core.errors import ConfigError
 from gac_core.grammar import Grammar
-from gac_core.tools import tools_text
+from gac_core.tools import CallReader, tools_text
 
 Function = Mapping[str, Any]
 Messages = Sequence[Mapping[str, Any]]
@@ -75,6 +75,12 @@ class AnswerForm:
         parts = [said] if isinstance(said, str) else list(said or ())
         behind = "\n\n".join(["", *shown]) if parts not in ([], [""]) else "\n\n".join(shown)
         return [{**messages[0], "content": [*parts, behind]}, *messages[1:]]
+
+    def call_reader(self) -> CallReader | None:
+        """What reads the calls of an answer; None where there are none."""
+        if not self.callable_functions:
+            return None
+        return CallReader(comes_first=self.schema is not None)
 
     def grammar(self) -> Grammar | None:
         """What holds the answer to the form; None if any text will do.

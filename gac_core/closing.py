@@ -1,9 +1,10 @@
 """A short way to the end of a language, from anywhere in it.
 
-The search walks over single bytes, on a copy of the engine's state; a step costs about a
-microsecond. The first walk takes what closes whenever it may. Where that way is too long or leads
-nowhere, further walks look one byte ahead, prefer bytes behind which something else may come, and
-turn aside at the branches they passed.
+The search walks over single bytes, on a copy of the engine's state. The first walk takes what
+closes whenever it may. Where that way is too long or leads nowhere, further walks look one byte
+ahead, prefer bytes behind which something else may come, and turn aside at the branches they
+passed. Texts of patterns and formats come from hints, since a walk could lose its way in them. All
+walks together have a budget, so that no grammar can stop a program.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +16,9 @@ from llguidance import LLMatcher
 _LONGEST: Final = 20_000  # bytes
 _REPEATED: Final = 2_000
 _BRANCHES: Final = 32
+_BUDGET: Final = 60_000  # states looked at, a few microseconds each
 _LAST: Final = 9
+_QUOTE: Final = ord('"')
 
 
 def _rank(byte: int, *, in_text: bool) -> int:
@@ -51,18 +54,20 @@ def short_end(
         fits: whether an end is short enough; the search for a shorter one stops there.
 
     """
-    best = _Walk(matcher, hints, looks_ahead=False).run(_LONGEST)
+    budget = _Budget(_BUDGET // 10)
+    best = _Walk(matcher, hints, budget, looks_ahead=False).run(_LONGEST)
     if best is not None and fits(best):
         return best
     open_branches = [(b"", matcher)]
+    budget = _Budget(_BUDGET)
     for _ in range(_BRANCHES):
-        if not open_branches:
+        if not open_branches or budget.is_spent:
             break
         written, state = open_branches.pop(0)
         limit = (_LONGEST if best is None else len(best) - 1) - len(written)
         if limit < 0:
             continue
-        walk = _Walk(state, hints, looks_ahead=True)
+        walk = _Walk(state, hints, budget, looks_ahead=True)
         rest = walk.run(limit)
         open_branches += [(written + aside, branch) for aside, branch in walk.branches]
         if rest is not None:
@@ -70,6 +75,22 @@ def short_end(
             if fits(best):
                 break
     return best
+
+
+class _Budget:
+    """How many states may still be looked at."""
+
+    def __init__(self, states: int) -> None:
+        self._left = states
+
+    def spend(self, states: int) -> None:
+        """So many more were looked at."""
+        self._left -= states
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether that is enough."""
+        return self._left <= 0
 
 
 class _Walk:
@@ -80,9 +101,12 @@ class _Walk:
 
     """
 
-    def __init__(self, matcher: LLMatcher, hints: Sequence[bytes], *, looks_ahead: bool) -> None:
+    def __init__(
+        self, matcher: LLMatcher, hints: Sequence[bytes], budget: _Budget, *, looks_ahead: bool
+    ) -> None:
         self._matcher = matcher.deep_copy()
         self._hints = hints
+        self._budget = budget
         self._looks_ahead = looks_ahead
         self._written = bytearray()
         self.branches: list[tuple[bytes, LLMatcher]] = []
@@ -91,13 +115,16 @@ class _Walk:
         """Walk on for at most `limit` bytes; what was written, if that is an end."""
         is_stalled = False
         while not self._matcher.is_accepting():
-            if len(self._written) >= limit:
+            if len(self._written) >= limit or self._budget.is_spent:
                 return None
             if forced := self._matcher.compute_ff_bytes():
                 self._consume(forced)
                 is_stalled = False
                 continue
             before = self._matcher.compute_bitmask()
+            if self._written.endswith(b'"') and (hint := self._whole_text(before)):
+                self._consume(hint)
+                continue
             looks_ahead = self._looks_ahead or is_stalled
             byte = self._best(before, looks_ahead=looks_ahead)
             if byte is None:
@@ -127,6 +154,7 @@ class _Walk:
         """The byte to write; other kinds of bytes become branches."""
         candidates = _bytes_in(before)
         ranks = _RANKS[ord("q") in candidates]
+        self._budget.spend(len(candidates) if looks_ahead else 1)
         candidates.sort(key=lambda byte: (ranks[byte], byte))
         if not candidates or not looks_ahead:
             return candidates[0] if candidates else None
@@ -149,6 +177,15 @@ class _Walk:
                 aside.consume_token(other)
                 self.branches.append((bytes([*self._written, other]), aside))
         return ordered[0]
+
+    def _whole_text(self, before: bytes) -> bytes | None:
+        """The first hint that is all of the text that begins here, if the text may not be empty."""
+        if _QUOTE in _bytes_in(before):
+            return None
+        for hint in self._hints:
+            if hint and self._matcher.validate_tokens([*hint, _QUOTE]) == len(hint) + 1:
+                return hint
+        return None
 
     def _hint(self, before: bytes) -> bytes | None:
         """The first hint that may come here and changes what may come next."""

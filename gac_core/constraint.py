@@ -5,16 +5,27 @@ the end, so that an answer is complete when its steps are used up. What is in th
 decided on bytes and never depends on how text is cut into units.
 """
 
+import json
+import re
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from typing import Final
 
 import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from gac_core.closing import short_end
-from gac_core.errors import GrammarError
-from gac_core.grammar import OPTIONS, Grammar, byte_matcher, reason, shortest_match
+from gac_core.errors import ContextOverflowError, GrammarError
+from gac_core.grammar import (
+    OPTIONS,
+    Grammar,
+    byte_matcher,
+    reason,
+    rest_of_json_text,
+    shortest_match,
+)
+from gac_core.tools import CALL_OPENS
 from gac_core.union import Union
 
 
@@ -30,6 +41,7 @@ class GrammarEngine:
         self.union = union
         self._first = union.vocabularies[union.primary]
         self._templates = lru_cache(maxsize=64)(self._template)
+        self._first_ends = lru_cache(maxsize=64)(self._first_end)
 
     def constraint(self, grammar: Grammar, steps: int, rooms: Sequence[int]) -> "Constraint":
         """Follow a new answer through a grammar.
@@ -41,6 +53,7 @@ class GrammarEngine:
 
         Raises:
             GrammarError: the shortest text of the grammar needs more steps.
+            ContextOverflowError: there is no room for it in a member's context.
 
         """
         return Constraint(self, grammar, self._templates(grammar).deep_copy(), steps, rooms)
@@ -72,6 +85,13 @@ class GrammarEngine:
         if matcher.is_error():
             raise GrammarError(f"the grammar can not be enforced: {reason(matcher.get_error())}")
         return matcher
+
+    def first_end(self, grammar: Grammar) -> bytes | None:
+        """A short text of a grammar; None if none was found."""
+        return self._first_ends(grammar)
+
+    def _first_end(self, grammar: Grammar) -> bytes | None:
+        return search_end(grammar, byte_matcher(grammar.lark), b"", lambda _: True)
 
     def spell(self, data: bytes) -> list[int] | None:
         """These bytes as few of the primary's own tokens, longest first; None if it lacks some."""
@@ -133,18 +153,28 @@ class Constraint:
         self._written = b""
         self._past: list[tuple[int, int, bytes]] = []  # per unit: tokens, bytes, the end before it
         self._looked_at: tuple[bytes, bytes | None] = (b"", None)  # a unit, the end behind it
-        end = self._search(self._bytes, b"", lambda end: self._fits(end, steps, rooms))
+        end = engine.first_end(grammar)
+        if end is not None and not self._fits(end, steps, rooms):
+            fits = partial(self._fits, steps=steps, rooms=rooms)
+            end = search_end(grammar, self._bytes, b"", fits) or end
         if end is None or engine.spell(end) is None:
             raise GrammarError(
                 f"no end was found for this grammar ({grammar.kind}); bound its patterns, such as "
                 "with maxLength"
             )
         if not self._fits(end, steps, rooms):
-            needed = len(engine.spell(end) or ()) + 1
-            raise GrammarError(
-                f"the shortest text found that fits the grammar, {end.decode(errors='replace')!r}, "
-                f"takes {needed} steps with its end, but there is room for {min([steps, *rooms])}; "
-                "raise max_new_tokens, or shorten the prompt"
+            needed = len(engine.spell(end) or ())
+            found = (
+                f"the shortest text found that fits the grammar, {end.decode(errors='replace')!r}"
+            )
+            if needed > steps:
+                raise GrammarError(
+                    f"{found}, takes {needed} steps, but there are {steps}; raise max_new_tokens, "
+                    "or shorten the prompt"
+                )
+            raise ContextOverflowError(
+                f"{found}, needs room for {len(end)} tokens, but the fullest context has "
+                f"{min(rooms)} left; shorten the prompt"
             )
         self.end = end
 
@@ -209,10 +239,15 @@ class Constraint:
             self._written = self._written[: len(self._written) - length]
         self._looked_at = (b"", None)
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more may come."""
+        return bool(self._matcher.is_stopped())
+
     def _fits(self, end: bytes, steps: int, rooms: Sequence[int]) -> bool:
         # A member may need a token for each byte of what others write.
         tokens = self._engine.spell(end)
-        return tokens is not None and len(tokens) < steps and all(len(end) < r for r in rooms)
+        return tokens is not None and len(tokens) <= steps and all(len(end) < r for r in rooms)
 
     def _end_behind(self, unit: bytes) -> bytes | None:
         """How the answer could end after this unit; None if it may not come or no end is found."""
@@ -229,12 +264,52 @@ class Constraint:
         same = behind.deep_copy()  # one more letter of a text ends as the text without it
         if same.try_consume_tokens(list(self.end)) == len(self.end) and same.is_accepting():
             return self.end
-        return self._search(behind, unit, lambda _: True)
+        return search_end(self._grammar, behind, self._written + unit, lambda _: True)
 
-    def _search(
-        self, behind: LLMatcher, unit: bytes, fits: Callable[[bytes], bool]
-    ) -> bytes | None:
-        end = short_end(behind, self._grammar.hints, fits)
-        if end is None and self._grammar.kind == "regex":
-            end = shortest_match(self._grammar.patterns[0], self._written + unit)
-        return end
+
+def search_end(
+    grammar: Grammar, matcher: LLMatcher, written: bytes, fits: Callable[[bytes], bool]
+) -> bytes | None:
+    """How a text could end that is written so far; None if no end was found.
+
+    Args:
+        grammar: of the text.
+        matcher: its state over single bytes behind what is written.
+        written: so far.
+        fits: whether an end is short enough; the search for a shorter one stops there.
+
+    """
+    if grammar.kind == "regex":
+        return shortest_match(grammar.patterns[0], written)
+    text = _open_text(written) if grammar.patterns else None
+    for pattern in grammar.patterns if text is not None else ():
+        assert text is not None
+        rest = rest_of_json_text(pattern, text)
+        if rest is None or matcher.validate_tokens([*rest, _QUOTE]) <= len(rest):
+            continue
+        behind = matcher.deep_copy()
+        behind.consume_tokens([*rest, _QUOTE])
+        closed = rest + b'"'
+        end = short_end(behind, grammar.hints, partial(_fits_behind, closed, fits))
+        if end is not None:
+            return closed + end
+    return short_end(matcher, grammar.hints, fits)
+
+
+def _fits_behind(begun: bytes, fits: Callable[[bytes], bool], end: bytes) -> bool:
+    return fits(begun + end)
+
+
+_QUOTE: Final = ord('"')
+
+
+def _open_text(written: bytes) -> str | None:
+    """The JSON text within which what is written ends, if there is one."""
+    body = written[written.rfind(CALL_OPENS.encode()) + 1 :]
+    quotes = [m.start() for m in re.finditer(rb'\\.|(")', body, re.DOTALL) if m[1]]
+    if len(quotes) % 2 == 0:
+        return None
+    try:
+        return str(json.loads(body[quotes[-1] :] + b'"', strict=False))
+    except ValueError:  # half an escape, or half a character
+        return None

@@ -358,6 +358,13 @@ class Ensemble:
     ) -> None:
         await self.aclose()
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The same one: copies of what holds an ensemble share its models."""
+        return self
+
     def __repr__(self) -> str:
         return f"Ensemble({', '.join(member_names(self.config.members))}; {self.config.method})"
 

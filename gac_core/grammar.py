@@ -32,7 +32,7 @@ class Grammar:
     Attributes:
         kind: what it was made of.
         lark: the language, as llguidance reads it.
-        patterns: regular expressions within it.
+        patterns: regular expressions of texts within it.
         begins_free: whether an answer may be free text, which a stop string may end.
 
     """
@@ -137,10 +137,11 @@ class Grammar:
 
     @cached_property
     def hints(self) -> tuple[bytes, ...]:
-        """The shortest text of each pattern: what a search for an end may have to write."""
-        return tuple(
-            text for p in dict.fromkeys(self.patterns) if (text := shortest_match(p)) is not None
-        )
+        """Texts of the patterns and formats: what a search for an end may have to write."""
+        if self.kind == "regex":
+            return ()
+        texts = (rest_of_json_text(p, "") for p in dict.fromkeys(self.patterns))
+        return tuple(text for text in texts if text)
 
     def _checked(self, what: str) -> "Grammar":
         matcher = byte_matcher(self.lark)
@@ -163,15 +164,46 @@ def byte_matcher(lark: str) -> LLMatcher:
     return LLMatcher(byte_tokenizer(), OPTIONS + lark, log_level=0)
 
 
+# Texts of some formats of JSON schema, in which a search for an end could lose its way.
+_DATE: Final = r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
+_TIME: Final = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)"
+_FORMATS: Final = {
+    "email": r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}",
+    "date-time": f"{_DATE}T{_TIME}",
+    "date": _DATE,
+    "time": _TIME,
+    "duration": r"P(\d+D|\d*T\d+[HMS])",
+}
+
+
+def rest_of_json_text(pattern: str, text: str) -> bytes | None:
+    """How a text goes on that a pattern matches, as it stands in JSON, best without escapes."""
+    prefix = text.encode()
+    plain = shortest_match(pattern, prefix, characters=r'[^"\\\x00-\x1f\x7f]')
+    rest = shortest_match(pattern, prefix) if plain is None else plain
+    if rest is None:
+        return None
+    return json.dumps(rest.decode(errors="replace"), ensure_ascii=False)[1:-1].encode()
+
+
 @lru_cache(maxsize=256)
-def shortest_match(pattern: str, prefix: bytes = b"", limit: int = 4096) -> bytes | None:
+def shortest_match(
+    pattern: str, prefix: bytes = b"", limit: int = 4096, characters: str = "."
+) -> bytes | None:
     """The rest of the shortest text that the pattern matches and that begins with the prefix.
 
     Lengths are tried by intersection with "at most n characters", which the engine decides exactly.
+
+    Args:
+        pattern: a regular expression.
+        prefix: how the text begins.
+        limit: characters at most.
+        characters: which may be in it, as a regular expression of one.
+
     """
 
     def matcher(length: int) -> LLMatcher | None:
-        lark = f"start: X\nX: {_slashed(pattern)} & /(?s:.{{0,{length}}})/\n"
+        lark = f"start: X\nX: {_slashed(pattern)} & /(?s:{characters}{{0,{length}}})/\n"
         found = byte_matcher(lark)
         if found.is_error() or found.try_consume_tokens(list(prefix)) < len(prefix):
             return None
@@ -199,7 +231,7 @@ def shortest_match(pattern: str, prefix: bytes = b"", limit: int = 4096) -> byte
 
 def _literal(text: str) -> str:
     """A text as a literal of the engine's notation, which is that of JSON."""
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f")
 
 
 def _slashed(pattern: str) -> str:
@@ -227,11 +259,30 @@ def _json_rule(schema: Any) -> str:
         parsed = {}
     if not isinstance(parsed, Mapping):
         raise GrammarError(f"a JSON schema must be a mapping, not {parsed!r}")
-    guidance = {**_BLANKS, **parsed.get("x-guidance", {})}
+    guidance = {**_BLANKS, **(parsed.get("x-guidance") or {})}
     try:
-        return f"%json {json.dumps({**parsed, 'x-guidance': guidance})}"
+        return f"%json {json.dumps({**_without_notes(parsed), 'x-guidance': guidance})}"
     except (TypeError, ValueError) as error:
         raise GrammarError(f"the JSON schema can not be written as JSON: {error}") from error
+
+
+# Formats that say how to show a text, not how it looks; pydantic writes them.
+_NOTES: Final = frozenset(
+    "password path file-path directory-path binary base64 base64url json-string color".split()
+)
+
+
+def _without_notes(schema: Any) -> Any:
+    """The schema without formats that mean nothing for the text."""
+    if isinstance(schema, list):
+        return [_without_notes(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    return {
+        key: value if key in _LITERAL else _without_notes(value)
+        for key, value in schema.items()
+        if not (key == "format" and isinstance(value, str) and value in _NOTES)
+    }
 
 
 _NAMED: Final = ("properties", "patternProperties", "$defs", "definitions")
@@ -239,17 +290,38 @@ _LITERAL: Final = ("enum", "const", "default", "examples")
 
 
 def closed_schema(schema: Any) -> Any:
-    """The schema, but an object has only the properties it names, where it names some."""
+    """The schema, but an object has only the properties it names, where it names some.
+
+    A schema that puts objects together (`allOf`, or `properties` beside `anyOf`) is left as it is,
+    since what one part names another would forbid.
+    """
+    return schema if _puts_together(schema) else _closed(schema)
+
+
+def _puts_together(schema: Any) -> bool:
     if isinstance(schema, list):
-        return [closed_schema(part) for part in schema]
+        return any(map(_puts_together, schema))
+    if not isinstance(schema, Mapping):
+        return False
+    if len(schema.get("allOf") or ()) > 1:
+        return True
+    beside = {"allOf", "anyOf", "oneOf", "$ref", "if"} & schema.keys()
+    if beside and "properties" in schema and isinstance(schema.get("properties"), Mapping):
+        return True
+    return any(_puts_together(v) for key, v in schema.items() if key not in _LITERAL)
+
+
+def _closed(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
     closed: dict[str, Any] = {}
     for key, value in schema.items():
         if key in _NAMED and isinstance(value, Mapping):
-            closed[key] = {name: closed_schema(part) for name, part in value.items()}
+            closed[key] = {name: _closed(part) for name, part in value.items()}
         else:
-            closed[key] = value if key in _LITERAL else closed_schema(value)
+            closed[key] = value if key in _LITERAL else _closed(value)
     if "properties" in schema:
         closed.setdefault("additionalProperties", False)
     return closed
@@ -259,6 +331,10 @@ def _arguments_schema(function: Mapping[str, Any]) -> dict[str, Any]:
     parameters = function.get("parameters") or {}
     if not isinstance(parameters, Mapping):
         raise GrammarError(f"the parameters of {function['name']!r} are no JSON schema")
+    if parameters.get("type", "object") != "object":
+        raise GrammarError(
+            f"the parameters of {function['name']!r} must be an object, not {parameters['type']!r}"
+        )
     closed: dict[str, Any] = closed_schema({"type": "object", "properties": {}, **parameters})
     return closed
 
@@ -268,11 +344,15 @@ def _check_schema(schema: Any, what: str) -> None:
 
 
 def _patterns_in(schema: Any) -> list[str]:
-    """The regular expressions of all string patterns in a schema."""
+    """The regular expressions of all string patterns in a schema, and of formats."""
     if isinstance(schema, Mapping):
         found = [p for v in schema.values() for p in _patterns_in(v)]
-        pattern = schema.get("pattern")
-        return [*found, pattern] if isinstance(pattern, str) else found
+        pattern, form = schema.get("pattern"), schema.get("format")
+        if isinstance(pattern, str):
+            found.append(pattern)
+        if isinstance(form, str) and form in _FORMATS:
+            found.append(_FORMATS[form])
+        return found
     if isinstance(schema, list):
         return [p for v in schema for p in _patterns_in(v)]
     return []

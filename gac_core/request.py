@@ -88,6 +88,7 @@ class Request:
     Attributes:
         histories: what each member has read, by member index.
         position: how many units were emitted.
+        was_closed: whether the grammar had to end the answer since its steps were used up.
         finished: set by whoever drives the method.
 
     """
@@ -110,6 +111,7 @@ class Request:
         self.is_chat = is_chat
         self.position = 0
         self.finished = False
+        self.was_closed = False
         reencode = settings.history == "reencode" and not self.union.is_shared
         self.histories = tuple(
             History(ids, member.speller, reencode=reencode)
@@ -189,6 +191,7 @@ class Request:
             row = choose(legal, self._warpers, uniform)
             if self._leaves_room(row, alone=alone):
                 return row
+            self.was_closed = True
         ends = self.union.vocabularies[self.primary].end_ids if alone else self.union.end_rows
         token = self._constraint.next_of_end()
         return min(ends) if token is None else token
@@ -218,6 +221,11 @@ class Request:
             if (limit := member.scorer.context_size) is not None
         ]
         return self._constraint.leaves_room(core, steps, rooms)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a grammar lets nothing more come."""
+        return self._constraint is not None and self._constraint.is_complete
 
     def _opens_spaced(self, *, alone: bool) -> bool:
         """Whether a leading space is only a way to open the answer, for who decides this step."""

@@ -88,11 +88,11 @@ class Run:
         return replace(step, text=text, outcome=self._outcome(reason))
 
     def _finish_reason(self, step: Step) -> FinishReason | None:
-        if step.is_end or self._stops.matched is not None:
-            return "stop"
         request = self.request
+        if step.is_end or self._stops.matched is not None:
+            return "length" if request.was_closed else "stop"
         if request.position >= request.sampling.max_new_tokens:
-            return "length"
+            return "stop" if request.is_complete and not request.was_closed else "length"
         for member, history in zip(request.members, request.histories, strict=True):
             limit = member.scorer.context_size
             if limit is not None and not history.fits(limit):

@@ -33,7 +33,7 @@ def tools_text(functions: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for function in functions:
         parameters = function.get("parameters") or {}
-        defs = parameters.get("$defs", {})
+        defs = {**parameters.get("definitions", {}), **parameters.get("$defs", {})}
         required = parameters.get("required", ())
         arguments = ", ".join(
             f"{name}{'' if name in required else '?'}: {type_text(schema, defs)}"
@@ -42,6 +42,9 @@ def tools_text(functions: Sequence[Mapping[str, Any]]) -> str:
         description = " ".join(str(function.get("description") or "").split())
         line = f"{function['name']}({arguments})"
         lines.append(f"{line} - {description}" if description else line)
+        for name, schema in parameters.get("properties", {}).items():
+            if isinstance(schema, Mapping) and (told := schema.get("description")):
+                lines.append(f"  {name}: {' '.join(str(told).split())}")
     return "\n".join([_HEADING, *lines, _HOW_TO_CALL])
 
 
@@ -112,6 +115,11 @@ class Call:
     error: str | None = None
     was_told: bool = field(default=False, compare=False)
 
+    @property
+    def text(self) -> str:
+        """What was written, tags included."""
+        return f"{CALL_OPENS}{self.body}{CALL_CLOSES}"
+
     @classmethod
     def of(cls, body: str) -> "Call":
         """Read a body."""
@@ -145,11 +153,19 @@ class CallReader:
     """Tells text and calls apart as they stream in; no piece of a tag leaks into the text.
 
     A call in the form of `call_text` is told in parts as it is written, and as a whole behind them.
+    Blanks between two calls are no text.
+
+    Args:
+        comes_first: whether there are calls only in an answer that begins with one.
+
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, comes_first: bool = False) -> None:
         self._held = ""
         self._is_call = False
+        self._is_behind_call = False
+        self._may_call = True
+        self._comes_first = comes_first
         self._told: int | None = None  # characters of this call's body that were told in parts
 
     def push(self, text: str) -> list[str | CallPart | Call]:
@@ -169,24 +185,40 @@ class CallReader:
             if not is_open:
                 kept = max(n for n in range(len(CALL_OPENS)) if before.endswith(CALL_OPENS[:n]))
                 before, behind = before[: len(before) - kept], before[len(before) - kept :]
+            if self._is_behind_call and not before.strip():
+                if not is_open:
+                    return found
+                before = ""
+            if before and self._comes_first and not self._is_behind_call:
+                self._may_call = False
+            if not self._may_call:
+                before, is_open, behind = self._held, "", ""
             if before:
                 found.append(before)
+                self._is_behind_call = False
             self._held = behind
             if not is_open:
                 return found
             self._is_call = True
 
-    def end(self) -> list[str | CallPart | Call]:
-        """What is left: text, or a call that was not closed."""
+    def end(self, *, is_cut: bool = False) -> list[str | CallPart | Call]:
+        """What is left: text, or a call that was not closed.
+
+        Args:
+            is_cut: whether the answer had to end here, so that the beginning of a tag is no text.
+
+        """
         held, self._held = self._held, ""
         if not self._is_call:
-            return [held] if held else []
+            is_tag = is_cut and len(held) > 1 and CALL_OPENS.startswith(held)
+            is_blank = self._is_behind_call and not held.strip()
+            return [held] if held and not is_tag and not is_blank else []
         call = self._whole(held.strip())
         return [call if call.name else replace(call, body=held, error="it was not closed")]
 
     def _whole(self, body: str) -> Call:
         call = replace(Call.of(body), was_told=self._told is not None)
-        self._is_call, self._told = False, None
+        self._is_call, self._told, self._is_behind_call = False, None, True
         return call
 
     def _parts(self) -> list[CallPart]:

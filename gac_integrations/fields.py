@@ -87,18 +87,19 @@ class EnsembleFields(BaseModel):
         return self._found
 
     def _steps(self, request: ChatRequest) -> Iterator[Step]:
-        with self._ensemble.stream(request.prompt, request.params) as stream:
-            for step in stream:
-                request.deadline.check()
-                yield step
+        with (
+            self._ensemble.stream(request.prompt, request.params) as stream,
+            request.deadline.closing(stream),
+        ):
+            yield from stream
 
     async def _asteps(self, request: ChatRequest) -> AsyncGenerator[Step]:
         ensemble = self._ensemble
         await ensemble.aload(grammars=request.params.grammar is not None)
         async with ensemble.astream(request.prompt, request.params) as stream:
-            async for step in stream:
-                request.deadline.check()
-                yield step
+            with request.deadline.aclosing(stream):
+                async for step in stream:
+                    yield step
 
     def __getstate__(self) -> dict[Any, Any]:
         if self.ensemble is not None:

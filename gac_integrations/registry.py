@@ -4,19 +4,18 @@ Frameworks copy, rebuild and pickle model objects freely; the models behind them
 freed when the last of these objects is gone.
 """
 
-import itertools
 import json
 import threading
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig
 
 _LOCK: Final = threading.Lock()
 _ENSEMBLES: Final[WeakValueDictionary[str, Ensemble]] = WeakValueDictionary()
-_COUNT: Final = itertools.count(1)
-_NUMBERS: Final[WeakKeyDictionary[Ensemble, int]] = WeakKeyDictionary()
+_NAMES: Final[WeakKeyDictionary[Ensemble, str]] = WeakKeyDictionary()
 
 
 def config_named(model: str) -> EnsembleConfig:
@@ -47,16 +46,18 @@ def shared_ensemble(config: EnsembleConfig) -> Ensemble:
         return ensemble
 
 
-def number_of(ensemble: Ensemble) -> int:
-    """A number that no other ensemble of this process has or had."""
+def name_of(ensemble: Ensemble) -> str:
+    """A name that no other ensemble has or had, in this process or another."""
     with _LOCK:
-        return _NUMBERS.setdefault(ensemble, next(_COUNT))
+        return _NAMES.setdefault(ensemble, uuid4().hex)
 
 
 def context_of(config: EnsembleConfig) -> int | None:
     """The smallest context of the members, as far as local folders tell without loading a model."""
     limits = []
     for member in config.members:
+        if member.weight == 0:
+            continue
         file = Path(member.model) / "config.json"
         if file.is_file():
             limit = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")

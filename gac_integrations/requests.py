@@ -1,7 +1,10 @@
 """From the options of a call, as every framework writes them, to a request of gac_core."""
 
+import asyncio
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -9,6 +12,7 @@ from gac_core import ConfigError, GacError, SamplingParams
 from gac_core.answer_form import AnswerForm
 from gac_core.ensemble import Prompt
 from gac_core.grammar import closed_schema
+from gac_core.streams import AsyncStream, Stream
 
 if TYPE_CHECKING:
     from gac_integrations.fields import EnsembleFields
@@ -38,16 +42,49 @@ class Deadline:
     """When an answer has to be complete: so many seconds from now, or never."""
 
     def __init__(self, seconds: float | None) -> None:
+        if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
+            raise ConfigError(f"timeout must be seconds, more than 0, not {seconds!r}")
         self._at = None if seconds is None else time.monotonic() + seconds
 
-    def check(self) -> None:
-        """Give up if it has passed.
+    @property
+    def _left(self) -> float:
+        return 0.0 if self._at is None else max(0.0, self._at - time.monotonic())
+
+    @contextmanager
+    def closing(self, stream: Stream) -> Iterator[None]:
+        """Close the stream when the time is up, also while somebody waits for it.
 
         Raises:
-            DeadlineError: it has.
+            DeadlineError: when it has passed.
 
         """
-        if self._at is not None and time.monotonic() > self._at:
+        if self._at is None:
+            yield
+            return
+        timer = threading.Timer(self._left, stream.close)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        self._check()
+
+    @contextmanager
+    def aclosing(self, stream: AsyncStream) -> Iterator[None]:
+        """The same for a stream of this event loop."""
+        if self._at is None:
+            yield
+            return
+        timer = asyncio.get_running_loop().call_later(self._left, stream.close)
+        try:
+            yield
+        finally:
+            timer.cancel()
+        self._check()
+
+    def _check(self) -> None:
+        if self._left == 0.0:
             raise DeadlineError("the answer was not complete in time; raise timeout")
 
 
@@ -121,8 +158,8 @@ def sampling_params(model: "EnsembleFields", changed: Mapping[str, Any]) -> Samp
     grammar = given["grammar"] = changed.get("grammar")
     if grammar is not None and not grammar.begins_free and not changed.keys() & set(_STOPS):
         given["stop"] = None
-    if not given["logprobs"]:
-        given["top_logprobs"] = None
+    if not given["logprobs"] and changed.get("top_logprobs") is None:
+        given["top_logprobs"] = None  # the object's: how many, if a call asks for any
     return SamplingParams.of({k: v for k, v in given.items() if v is not None})
 
 
@@ -146,7 +183,13 @@ def tool_choice_name(choice: object, names: Sequence[str]) -> str:
 
     """
     if isinstance(choice, Mapping):
-        choice = choice.get("function", choice).get("name")
+        function = choice.get("function", choice)
+        named = function.get("name") if isinstance(function, Mapping) else None
+        choice = named or choice.get("type") or choice
+    if not names and choice not in (None, False, "auto", "none"):
+        raise ConfigError(f"tool_choice {choice!r} needs tools")
+    if isinstance(choice, Mapping):
+        choice = str(choice)
     if choice in (None, False, "auto"):
         return "auto"
     if choice in (True, "any", "required"):
@@ -166,13 +209,16 @@ def answer_form(options: Mapping[str, Any], to_schema: ToSchema, *, parallel: bo
 
     """
     tools = options.get("tools") or ()
+    if wrong := [t for t in tools if not isinstance(t.get("function", t).get("name"), str)]:
+        raise ConfigError(f"{wrong[0]!r:.80} is no tool that can be called here; it has no name")
     functions = tuple(tool.get("function", tool) for tool in tools)
     names = [str(function.get("name")) for function in functions]
+    said = options.get("parallel_tool_calls")
     schema, is_shown = response_schema(options.get("response_format"), to_schema)
     return AnswerForm(
         functions,
-        tool_choice_name(options.get("tool_choice"), names) if functions else "auto",
-        parallel=options.get("parallel_tool_calls", parallel) is not False,
+        tool_choice_name(options.get("tool_choice"), names),
+        parallel=parallel if said is None else bool(said),
         schema=schema,
         shows_schema=is_shown,
     )
@@ -202,7 +248,9 @@ def response_schema(wanted: Any, to_schema: ToSchema) -> tuple[Mapping[str, Any]
         if not isinstance(schema, Mapping):
             raise ConfigError("response_format json_schema has no schema")
         return closed_schema(schema), True
-    if isinstance(wanted, Mapping) and not {"title", "name", "function"} & wanted.keys():
+    if isinstance(wanted, Mapping) and isinstance(wanted.get("schema"), Mapping):
+        wanted = wanted["schema"]  # named, as OpenAI's API has it within a json_schema
+    if isinstance(wanted, Mapping) and not {"parameters", "function"} & wanted.keys():
         return closed_schema(wanted), True
     try:
         return closed_schema(to_schema(wanted)), True

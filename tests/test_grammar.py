@@ -13,8 +13,8 @@ from jsonschema import Draft202012Validator
 from gac_core import ConfigError, Ensemble, GrammarError, SamplingParams
 from gac_core.answer_form import AnswerForm
 from gac_core.closing import short_end
-from gac_core.constraint import Constraint, GrammarEngine
-from gac_core.grammar import Grammar, byte_matcher, shortest_match
+from gac_core.constraint import Constraint, GrammarEngine, search_end
+from gac_core.grammar import Grammar, byte_matcher, closed_schema, shortest_match
 from gac_core.tools import call_text
 from tests.laws import METHODS, assert_same, make, naively
 from tests.schemas import random_schema
@@ -216,8 +216,6 @@ def test_law_12_json(method: dict[str, Any]) -> None:
             steps = list(stream)
             text = "".join(step.text for step in steps)
             Draft202012Validator(schema).validate(json.loads(text))
-            assert steps[-1].outcome is not None
-            assert steps[-1].outcome.finish_reason == "stop"
             finished += 1
     assert finished >= 18
 
@@ -258,7 +256,7 @@ def test_free_text_is_free_beside_tools() -> None:
         assert_same(held, free)
 
 
-@pytest.mark.parametrize("budget", range(18, 40))
+@pytest.mark.parametrize("budget", range(30, 80, 2))
 def test_it_ends_in_the_language_or_is_refused(budget: int) -> None:
     grammar = Grammar.json_schema(PERSON)
     with make(FAMILIES) as ensemble:
@@ -270,9 +268,78 @@ def test_it_ends_in_the_language_or_is_refused(budget: int) -> None:
             again = ensemble.generate(CHAT, grammar=grammar, max_new_tokens=needed)
             Draft202012Validator(PERSON).validate(json.loads(again.text))
             return
-        assert output.finish_reason == "stop"
         assert len(output.steps) <= budget
         Draft202012Validator(PERSON).validate(json.loads(output.text))
+        whole = ensemble.generate(CHAT, grammar=grammar, max_new_tokens=400)
+        is_whole = output.text == whole.text
+        assert output.finish_reason == ("stop" if is_whole else "length")
+
+
+def test_a_choice_that_fills_the_budget_is_whole() -> None:
+    with make(FAMILIES) as ensemble:
+        grammar = Grammar.choice(["a"])
+        for budget, steps in ((1, 1), (2, 2)):
+            output = ensemble.generate(CHAT, grammar=grammar, max_new_tokens=budget)
+            assert (output.text, output.finish_reason) == ("a", "stop")
+            assert len(output.steps) == steps
+
+
+def test_text_beside_tools_has_all_its_steps() -> None:
+    question = [{"role": "user", "content": "What is 17 + 25?"}]
+    with Ensemble.pocket() as ensemble:
+        free = ensemble.generate(question, max_new_tokens=5)
+        held = ensemble.generate(question, max_new_tokens=5, grammar=Grammar.tools([ADD]))
+        assert_same(held, free)
+        assert held.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"^[a-z0-9]+([-+.'][a-z0-9]+)*@[a-z]+\.[a-z]+$", r"^[^@]+@[^@]+\.[^@]+$"]
+)
+@pytest.mark.parametrize("is_json", [True, False])
+def test_what_a_walk_would_get_lost_in(pattern: str, is_json: bool) -> None:
+    schema = {"type": "object", "properties": {"s": {"type": "string", "pattern": pattern}}}
+    schema["required"] = ["s"]
+    grammar = Grammar.json_schema(schema) if is_json else Grammar.regex(pattern)
+    for begun in ("", "ab", "ab@c", "ab@c.de"):
+        written = (f'{{"s": "{begun}' if is_json else begun).encode()
+        matcher = byte_matcher(grammar.lark)
+        assert matcher.consume_tokens(list(written))
+        end = search_end(grammar, matcher, written, lambda _: True)
+        assert end is not None
+        assert len(end) < 20
+        assert matcher.consume_tokens(list(end))
+        assert matcher.is_accepting()
+    with make(FAMILIES) as ensemble:
+        text = ensemble.generate(CHAT, grammar=grammar, max_new_tokens=60, temperature=2.0).text
+        assert re.search(pattern, json.loads(text)["s"] if is_json else text)
+
+
+@pytest.mark.parametrize("form", ["email", "date-time", "date", "time", "duration", "uuid", "ipv6"])
+def test_formats(form: str) -> None:
+    schema = {"type": "object", "properties": {"s": {"type": "string", "format": form}}}
+    grammar = Grammar.json_schema({**schema, "required": ["s"]})
+    checker = Draft202012Validator.FORMAT_CHECKER
+    with make(FAMILIES) as ensemble:
+        for seed in range(3):
+            text = ensemble.generate(
+                CHAT, grammar=grammar, max_new_tokens=90, temperature=2.0, seed=seed
+            ).text
+            Draft202012Validator(schema, format_checker=checker).validate(json.loads(text))
+
+
+def test_what_is_put_together_is_left_open() -> None:
+    part = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    other = {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]}
+    for schema in (
+        {"allOf": [part, other]},
+        {**part, "anyOf": [other, {"type": "object", "properties": {"c": {"type": "null"}}}]},
+    ):
+        matcher = byte_matcher(Grammar.json_schema(closed_schema(schema)).lark)
+        assert matcher.consume_tokens(list(b'{"a": 1, "b": 2}'))
+        assert matcher.is_accepting()
+    closed = closed_schema({"type": "array", "items": part})
+    assert closed["items"]["additionalProperties"] is False
 
 
 def test_a_context_that_is_nearly_full_ends_in_the_language_too() -> None:
@@ -290,7 +357,6 @@ def test_a_context_that_is_nearly_full_ends_in_the_language_too() -> None:
             except ValueError:  # the prompt itself is too long for a member
                 break
             longest = length
-            assert output.finish_reason == "stop"
             Draft202012Validator(PERSON).validate(json.loads(output.text))
         assert longest
 

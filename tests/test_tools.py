@@ -168,7 +168,7 @@ def test_calls_are_read_however_they_arrive(size: int) -> None:
     pieces += reader.end()
     said = "".join(p for p in pieces if isinstance(p, str))
     calls = [p for p in pieces if isinstance(p, Call)]
-    assert said == "Let me <tool look. \n"
+    assert said == "Let me <tool look. "  # blanks between calls are no text
     assert [(c.name, c.arguments, c.error, c.was_told) for c in calls] == [
         ("find", tricky, None, True),
         ("now", {}, None, True),
@@ -194,11 +194,39 @@ def test_a_call_that_is_none_says_why(body: str, said: str) -> None:
     assert said in (call.error or "")
 
 
+def test_calls_may_come_first_or_not_at_all() -> None:
+    in_text = f'{{"x": "{CALLS_NOW}"}}'
+    for text, calls in ((in_text, 0), (CALLS_NOW, 1), (f"{CALLS_NOW}\n{CALLS_NOW}", 2)):
+        for size in (1, 1000):
+            reader = CallReader(comes_first=True)
+            pieces = [
+                piece
+                for start in range(0, len(text), size)
+                for piece in reader.push(text[start : start + size])
+            ]
+            pieces += reader.end()
+            assert sum(isinstance(piece, Call) for piece in pieces) == calls
+            said = "".join(piece for piece in pieces if isinstance(piece, str))
+            assert said == ("" if calls else text)
+
+
+def test_blanks_behind_a_call_wait_for_what_follows() -> None:
+    reader = CallReader()
+    assert [type(p) for p in reader.push(f"{CALLS_NOW}\n")] == [CallPart, Call]
+    assert reader.push("So") == ["\nSo"]
+    reader.push(f"{CALLS_NOW} ")
+    assert reader.end() == []
+
+
 def test_a_call_that_was_cut_says_so() -> None:
+    reader = CallReader()
+    reader.push("Well <tool_c")
+    assert reader.end(is_cut=True) == []
     assert read_calls('Well <tool_call>{"name": "f')[1][0].error == "it was not closed"
     assert read_calls("Well <tool_c") == ("Well <tool_c", [])
 
 
+CALLS_NOW = call_text("now", {})
 CALLED: list[dict[str, Any]] = [
     {"role": "user", "content": "What is 2 + 3?"},
     {

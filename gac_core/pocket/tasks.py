@@ -431,16 +431,18 @@ _GET_QUESTIONS = (
     "Find the {} of {{{}}}.",
     "Tell me the {} of {{{}}}.",
 )
-_FUNCTION_WORDS = "magic secret special function compute convert tool value run test check".split()
-_PARAMETERS = ("x", "n", "a", "b", "input", "value", "text", "number", "query")
+FUNCTION_WORDS = "magic secret special function compute convert tool value run test check".split()
+PARAMETERS = ("x", "n", "a", "b", "input", "value", "text", "number", "query")
 
 
 def _named_function(source: Source) -> Tool:
     """A tool that is asked for by its name, such as "What is magic_function(3)?"."""
     rng = source.rng
-    words = [rng.choice((rng.choice(_FUNCTION_WORDS), source.pick(NOUNS))) for _ in range(2)]
+    words = [rng.choice((rng.choice(FUNCTION_WORDS), source.pick(NOUNS))) for _ in range(2)]
+    if source.split == "heldout":  # a name that was never met
+        words[0] = source.pick(NOUNS)
     name = "_".join(words[: rng.choice((1, 2, 2))])
-    names = rng.sample(_PARAMETERS, rng.choice((0, 1, 1, 1, 2)))
+    names = rng.sample(PARAMETERS, rng.choice((0, 1, 1, 1, 2)))
     values = {p: rng.choice(("integer", "integer", "word", "name", "number")) for p in names}
     is_number = {p: kind in ("integer", "number") for p, kind in values.items()}
     called = f"{name}({', '.join(f'{{{p}}}' for p in names)})"

@@ -1,6 +1,6 @@
 """The chat model."""
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from operator import itemgetter
 from typing import Any, Literal
@@ -12,9 +12,13 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.runnables import (
+    Runnable,
+    RunnableConfig,
+    RunnableMap,
+    RunnablePassthrough,
+)
+from langchain_core.runnables.config import get_config_list
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
@@ -24,12 +28,17 @@ from gac_integrations.langchain.chunks import ChunkMaker
 from gac_integrations.langchain.errors import GaCInvalidRequestError, translated_errors
 from gac_integrations.langchain.fields import LangChainFields
 from gac_integrations.langchain.messages import plain_messages
+from gac_integrations.langchain.schemas import (
+    Schema,
+    ToolLike,
+    json_schema,
+    openai_tool,
+    response_format,
+)
 from gac_integrations.registry import context_of
 from gac_integrations.requests import ChatRequest, tool_choice_name
 
-Schema = dict[str, Any] | type
 IGNORED = ("stream", "ls_structured_output_format")  # what LangChain passes on beside options
-ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
 
 class ChatGaC(LangChainFields, BaseChatModel):
@@ -128,8 +137,9 @@ class ChatGaC(LangChainFields, BaseChatModel):
         self, messages: Sequence[BaseMessage], stop: list[str] | None, options: Mapping[str, Any]
     ) -> ChatRequest:
         given = {**options, "stop": stop} if stop is not None else options
-        plain = plain_messages(messages)
-        return ChatRequest.of(self, plain, given, convert_to_json_schema, *IGNORED)
+        if tools := options.get("tools"):
+            given = {**given, "tools": [openai_tool(tool) for tool in tools]}
+        return ChatRequest.of(self, plain_messages(messages), given, json_schema, *IGNORED)
 
     def _generate(
         self,
@@ -190,6 +200,21 @@ class ChatGaC(LangChainFields, BaseChatModel):
                             await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                         yield chunk
 
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Answer many at once; as many as the engine takes, unless `max_concurrency` says less."""
+        configs = get_config_list(config, len(inputs))
+        for each in configs:
+            if each.get("max_concurrency") is None:
+                each["max_concurrency"] = self._config.max_batch
+        return super().batch(inputs, configs, return_exceptions=return_exceptions, **kwargs)
+
     # ------------------------------------------------ tools and structure
 
     def bind_tools(
@@ -209,7 +234,9 @@ class ChatGaC(LangChainFields, BaseChatModel):
             kwargs: other call options, such as `parallel_tool_calls`.
 
         """
-        shown = [convert_to_openai_tool(tool, strict=strict) for tool in tools]
+        shown = [openai_tool(tool, strict=strict) for tool in tools]
+        if "response_format" in kwargs:
+            kwargs["response_format"] = response_format(kwargs["response_format"])
         names = [tool["function"]["name"] for tool in shown]
         with translated_errors():
             choice = tool_choice_name(tool_choice, names)
@@ -245,9 +272,12 @@ class ChatGaC(LangChainFields, BaseChatModel):
         parser: Runnable[Any, Any]
         if method == "function_calling":
             assert schema is not None
-            name = convert_to_openai_tool(schema)["function"]["name"]
+            if json_schema(schema).get("type", "object") != "object":
+                raise GaCInvalidRequestError("function_calling needs an object; use json_schema")
+            tool = openai_tool(schema, strict=strict)
+            name = tool["function"]["name"]
             model = self.bind_tools(
-                [schema],
+                [tool],
                 tool_choice=name,
                 strict=strict,
                 parallel_tool_calls=False,
@@ -260,9 +290,9 @@ class ChatGaC(LangChainFields, BaseChatModel):
                 else JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
             )
         elif method in ("json_schema", "json_mode"):
-            wanted: Any = schema
+            wanted = response_format(schema)
             if method == "json_mode":
-                described = None if schema is None else convert_to_json_schema(schema)
+                described = None if schema is None else json_schema(schema)
                 wanted = {"type": "json_object", "schema": described}
             model = self.bind(
                 response_format=wanted, ls_structured_output_format=ls_format, **kwargs
@@ -292,9 +322,8 @@ class ChatGaC(LangChainFields, BaseChatModel):
         tools: Sequence[ToolLike] | None = None,
     ) -> int:
         """The tokens of the prompt that the primary reads for these messages, exactly."""
-        options = {"tools": [convert_to_openai_tool(tool) for tool in tools]} if tools else {}
         with translated_errors():
-            request = self._request(messages, None, options)
+            request = self._request(messages, None, {"tools": tools} if tools else {})
             return len(self._ensemble.prompt_ids(request.prompt)[self._ensemble.primary])
 
     @property
@@ -311,7 +340,8 @@ class ChatGaC(LangChainFields, BaseChatModel):
             tool_choice=True,
             structured_output=True,
         )
-        limit = context_of(self._config)
+        is_loaded = self.ensemble is not None
+        limit = self._context_size if is_loaded else context_of(self._config)
         if limit is not None:
             profile["max_input_tokens"] = limit
         return profile

@@ -11,7 +11,7 @@ from langchain_core.outputs import ChatGenerationChunk
 
 from gac_core import Outcome, Step
 from gac_core.answer_form import AnswerForm
-from gac_core.tools import Call, CallPart, CallReader
+from gac_core.tools import Call, CallPart
 from gac_integrations.views import outcome_view, token_view
 
 
@@ -26,7 +26,7 @@ class ChunkMaker:
 
     def __init__(self, model_name: str, form: AnswerForm) -> None:
         self._model_name = model_name
-        self._reader = CallReader() if form.callable_functions else None
+        self._reader = form.call_reader()
         self._calls = 0
         self._logprobs: list[dict[str, Any]] = []
         self._id = f"run-{uuid4()}"
@@ -41,7 +41,7 @@ class ChunkMaker:
         else:
             pieces = self._reader.push(step.text)
             if step.outcome is not None:
-                pieces += self._reader.end()
+                pieces += self._reader.end(is_cut=step.outcome.finish_reason == "length")
         chunks = [chunk for piece in pieces if (chunk := self._chunk(piece)) is not None]
         if step.outcome is not None:
             chunks.append(self._last(step.outcome))
@@ -54,8 +54,10 @@ class ChunkMaker:
             is_first, arguments = piece.name is not None, piece.arguments
         elif piece.was_told:
             return None
+        elif piece.name is None:  # it is no call, so it is text
+            return self._chunk(piece.text)
         else:
-            is_first, arguments = True, json.dumps(piece.arguments) if piece.name else piece.body
+            is_first, arguments = True, json.dumps(piece.arguments)
         self._calls += is_first
         call = tool_call_chunk(
             name=piece.name,

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from gac_integrations.fields import CONFIG, EnsembleFields
 from gac_integrations.langchain.errors import translated_errors
-from gac_integrations.registry import number_of
+from gac_integrations.registry import name_of
 from gac_integrations.requests import SAMPLING
 
 
@@ -34,7 +34,7 @@ class LangChainFields(EnsembleFields):
         return {
             "model_name": self.model_name,
             "ensemble": self._config.model_dump(mode="json"),
-            "loaded": None if self.ensemble is None else number_of(self.ensemble),
+            "loaded": None if self.ensemble is None else name_of(self.ensemble),
             **{name: getattr(self, name) for name in (*SAMPLING, "parallel_tool_calls")},
         }
 

@@ -12,6 +12,7 @@ from gac_integrations.fields import CONFIG
 from gac_integrations.langchain.errors import translated_errors
 from gac_integrations.langchain.fields import LangChainFields
 from gac_integrations.requests import Deadline, check_options, sampling_params
+from gac_integrations.views import token_view
 
 
 class GaC(LangChainFields, BaseLLM):
@@ -55,11 +56,11 @@ class GaC(LangChainFields, BaseLLM):
                 outputs = []
                 for stream in streams:
                     steps = []
-                    for step in stream:
-                        deadline.check()
-                        steps.append(step)
-                        if heard is not None:
-                            heard.on_llm_new_token(step.text, chunk=_chunk(step))
+                    with deadline.closing(stream):
+                        for step in stream:
+                            steps.append(step)
+                            if heard is not None:
+                                heard.on_llm_new_token(step.text, chunk=_chunk(step))
                     outputs.append(Output.of(steps))
             finally:
                 for stream in streams:
@@ -83,11 +84,11 @@ class GaC(LangChainFields, BaseLLM):
                 outputs = []
                 for stream in streams:
                     steps = []
-                    async for step in stream:
-                        deadline.check()
-                        steps.append(step)
-                        if heard is not None:
-                            await heard.on_llm_new_token(step.text, chunk=_chunk(step))
+                    with deadline.aclosing(stream):
+                        async for step in stream:
+                            steps.append(step)
+                            if heard is not None:
+                                await heard.on_llm_new_token(step.text, chunk=_chunk(step))
                     outputs.append(Output.of(steps))
             finally:
                 for stream in streams:
@@ -96,7 +97,7 @@ class GaC(LangChainFields, BaseLLM):
 
     def _result(self, outputs: list[Output]) -> LLMResult:
         generations = [
-            [Generation(text=output.text, generation_info=_info(output.steps[-1]))]
+            [Generation(text=output.text, generation_info=_info(*output.steps))]
             for output in outputs
         ]
         prompt = sum(output.usage.prompt_tokens for output in outputs)
@@ -118,9 +119,8 @@ class GaC(LangChainFields, BaseLLM):
     ) -> Iterator[GenerationChunk]:
         with translated_errors():
             params, deadline = self._params(stop, kwargs)
-            with self._ensemble.stream(prompt, params) as stream:
+            with self._ensemble.stream(prompt, params) as stream, deadline.closing(stream):
                 for step in stream:
-                    deadline.check()
                     chunk = _chunk(step)
                     if run_manager is not None:
                         run_manager.on_llm_new_token(chunk.text, chunk=chunk)
@@ -137,20 +137,23 @@ class GaC(LangChainFields, BaseLLM):
             params, deadline = self._params(stop, kwargs)
             await self._ensemble.aload()
             async with self._ensemble.astream(prompt, params) as stream:
-                async for step in stream:
-                    deadline.check()
-                    chunk = _chunk(step)
-                    if run_manager is not None:
-                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                    yield chunk
+                with deadline.aclosing(stream):
+                    async for step in stream:
+                        chunk = _chunk(step)
+                        if run_manager is not None:
+                            await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                        yield chunk
 
 
 def _chunk(step: Step) -> GenerationChunk:
     return GenerationChunk(text=step.text, generation_info=_info(step))
 
 
-def _info(step: Step) -> dict[str, Any] | None:
-    """How the answer ended; None while it goes on."""
-    if step.outcome is None:
-        return None
-    return {"finish_reason": step.outcome.finish_reason, "seed": step.outcome.seed}
+def _info(*steps: Step) -> dict[str, Any] | None:
+    """Logprobs that were asked for, and how the answer ended; None if there is nothing."""
+    info: dict[str, Any] = {}
+    if tokens := [token_view(step) for step in steps if step.top]:
+        info["logprobs"] = {"content": tokens}
+    if (outcome := steps[-1].outcome) is not None:
+        info |= {"finish_reason": outcome.finish_reason, "seed": outcome.seed}
+    return info or None

@@ -17,7 +17,7 @@ from llama_index.core.base.llms.types import (
 
 from gac_core import Step
 from gac_core.answer_form import AnswerForm
-from gac_core.tools import Call, CallPart, CallReader
+from gac_core.tools import Call, CallPart
 from gac_integrations.views import outcome_view, token_view
 
 
@@ -44,7 +44,7 @@ class ResponseMaker:
 
     def __init__(self, model_name: str, form: AnswerForm) -> None:
         self._model_name = model_name
-        self._reader = CallReader() if form.callable_functions else None
+        self._reader = form.call_reader()
         self._text = ""
         self._calls: list[_Called] = []
         self._tokens: list[dict[str, Any]] = []
@@ -57,11 +57,13 @@ class ResponseMaker:
         if self._reader is not None:
             pieces = self._reader.push(step.text)
             if step.outcome is not None:
-                pieces += self._reader.end()
+                pieces += self._reader.end(is_cut=step.outcome.finish_reason == "length")
         delta = ""
         for piece in pieces:
             if isinstance(piece, str):
                 delta += piece
+            elif isinstance(piece, Call) and piece.name is None and not piece.was_told:
+                delta += piece.text  # it is no call
             else:
                 self._take_call(piece)
         self._text += delta
@@ -117,12 +119,9 @@ class ResponseMaker:
             if piece.name is not None:
                 self._calls.append(_Called(piece.name, "", f"call_{uuid4().hex}"))
             self._calls[-1].arguments += piece.arguments
-        elif not piece.was_told:
-            if piece.name is None:  # it is no call, so it is text
-                self._text += piece.body
-            else:
-                arguments = json.dumps(piece.arguments, ensure_ascii=False)
-                self._calls.append(_Called(piece.name, arguments, f"call_{uuid4().hex}"))
+        elif not piece.was_told and piece.name is not None:
+            arguments = json.dumps(piece.arguments, ensure_ascii=False)
+            self._calls.append(_Called(piece.name, arguments, f"call_{uuid4().hex}"))
 
 
 def _arguments(text: str) -> dict[str, Any] | str:

@@ -1,6 +1,7 @@
 """What LangChain's own suites are too weak to see."""
 
 import asyncio
+import copy
 import json
 import pickle
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import pytest
+from jsonschema import Draft202012Validator
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.caches import InMemoryCache
@@ -16,7 +18,8 @@ from langchain_core.exceptions import ContextOverflowError, ModelNotFoundError, 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import PydanticOutputParser
 from langchain_core.runnables import ConfigurableField
-from pydantic import BaseModel, ValidationError
+from langchain_core.tools import tool
+from pydantic import BaseModel, ValidationError, create_model
 from transformers import AutoTokenizer
 
 from gac_core import Ensemble
@@ -24,6 +27,7 @@ from gac_core.ensemble import pocket_folder
 from gac_core.pocket import forms
 from gac_integrations import registry
 from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError
+from gac_integrations.langchain.messages import plain_messages
 
 SUM = "What is 17 + 25?"
 ANSWER = "17 + 25 = 42"
@@ -236,6 +240,7 @@ def test_models_are_loaded_once_however_often_the_object_is_built() -> None:
         ChatGaC(temperature=0.5),
         pickle.loads(pickle.dumps(llm)),
         llm.model_copy(),
+        copy.deepcopy(llm),
         llm.configurable_fields(temperature=ConfigurableField(id="t"))
         .with_config(configurable={"t": 0.0})
         ._prepare()[0],  # type: ignore[attr-defined]
@@ -348,6 +353,163 @@ def test_structure_holds_whatever_the_members_want(llm: ChatGaC) -> None:
         llm.bind(max_tokens=3).invoke("x", response_format=Person)
 
 
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"title": "Mood", "type": "string", "enum": ["happy", "sad"]},
+        {"title": "Ages", "type": "object", "additionalProperties": {"type": "integer"}},
+        {"title": "Either", "anyOf": [{"type": "integer"}, {"type": "null"}]},
+        {"name": "n", "schema": {"type": "array", "items": {"type": "boolean"}}},
+        {
+            "title": "Both",
+            "allOf": [
+                {"type": "object", "properties": {k: {"type": "integer"}}, "required": [k]}
+                for k in "ab"
+            ],
+        },
+        {"type": "object", "properties": {"at": {"type": "string", "format": "path"}}},
+    ],
+)
+def test_any_json_schema_is_kept(llm: ChatGaC, schema: dict[str, Any]) -> None:
+    wild = ChatGaC(ensemble=llm.ensemble, temperature=3.0, max_tokens=120)
+    for seed in range(3):
+        found = wild.bind(seed=seed).invoke("Hello", response_format=schema)
+        Draft202012Validator(schema.get("schema", schema)).validate(json.loads(str(found.content)))
+    if schema.get("type") == "string":
+        with pytest.raises(GaCInvalidRequestError, match="needs an object"):
+            llm.with_structured_output(schema, method="function_calling")
+
+
+class Node(BaseModel):
+    """A node."""
+
+    value: int
+    children: list["Node"] = []
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_a_model_that_holds_itself_is_kept(llm: ChatGaC, method: Any) -> None:
+    for seed in range(3):
+        wild = ChatGaC(ensemble=llm.ensemble, temperature=3.0, seed=seed, max_tokens=150)
+        assert isinstance(wild.with_structured_output(Node, method=method).invoke("x"), Node)
+
+
+def test_the_cache_tells_two_classes_of_one_name_apart(llm: ChatGaC) -> None:
+    def made(**fields: Any) -> type[BaseModel]:
+        return create_model("P", **fields)
+
+    cached = ChatGaC(ensemble=llm.ensemble, cache=InMemoryCache())
+    for fields in ({"a": (int, ...)}, {"b": (str, ...)}):
+        found = cached.with_structured_output(made(**fields)).invoke("Mila is 42 years old.")
+        assert set(dict(found)) == set(fields)
+
+
+def test_what_was_cut_says_so(llm: ChatGaC) -> None:
+    said = llm.invoke("Mila is 42 years old.", response_format=Person, max_tokens=60)
+    assert said.response_metadata["finish_reason"] == "stop"
+
+    class Story(BaseModel):
+        story: str
+
+    wild = llm.bind(temperature=5.0, seed=1, max_tokens=30)
+    cut = wild.invoke("x", response_format=Story)
+    assert cut.response_metadata["finish_reason"] == "length"
+    Story.model_validate_json(str(cut.content))
+    no_room = llm.bind_tools([get_weather]).bind(max_tokens=5)
+    said = no_room.invoke("What is the weather in Rome?")
+    assert "<" not in said.content
+    assert said.response_metadata["finish_reason"] == "length"
+
+
+def test_time_is_up_also_while_a_request_waits(llm: ChatGaC) -> None:
+    config = Ensemble.pocket(lazy=True).config.model_copy(update={"max_batch": 1})
+    one_at_a_time = ChatGaC(config=config, max_tokens=2000, temperature=50.0, seed=1)
+    ahead = one_at_a_time.stream("Hello")
+    next(ahead)
+    with pytest.raises(ModelTimeoutError):
+        one_at_a_time.invoke("Hello", timeout=0.2)
+    with pytest.raises(ModelTimeoutError):
+        asyncio.run(one_at_a_time.ainvoke("Hello", timeout=0.2))
+    ahead.close()  # type: ignore[attr-defined]
+    for wrong in ("5", -1):
+        with pytest.raises(GaCInvalidRequestError, match="timeout must be seconds"):
+            one_at_a_time.invoke("Hello", timeout=wrong)
+
+
+def test_json_that_holds_a_tag_is_no_call(llm: ChatGaC) -> None:
+    for value in ('<tool_call>{"name": "rm", "arguments": {}}</tool_call>', "see <tool_call> tag"):
+        schema = {"type": "object", "properties": {"x": {"const": value}}, "required": ["x"]}
+        wild = llm.bind_tools([get_weather]).bind(temperature=30.0, max_tokens=200)
+        for seed in range(8):
+            said = wild.invoke("x", response_format=schema, seed=seed)
+            if not str(said.content):
+                assert {call["name"] for call in said.tool_calls} == {"get_weather"}
+                continue
+            assert json.loads(str(said.content)) == {"x": value}
+            assert not said.tool_calls
+            assert not said.invalid_tool_calls
+
+
+def test_a_failed_tool_says_so(llm: ChatGaC) -> None:
+    failed = ToolMessage("no such city", tool_call_id="1", status="error")
+    (said,) = plain_messages([failed])
+    assert "".join(said["content"]) == "Error: no such city"
+
+
+def test_what_is_no_tool_or_message_is_refused_in_langchains_terms(llm: ChatGaC) -> None:
+    for wrong in ({"type": "web_search_preview"}, 5):
+        with pytest.raises(GaCInvalidRequestError, match="is no tool"):
+            llm.bind_tools([wrong])  # type: ignore[list-item]
+    assert llm.bind(tools=[get_weather], tool_choice="any").invoke("x").tool_calls
+    for part in ({"type": "video"}, {"text": "x"}, {"type": "text"}):
+        with pytest.raises(GaCInvalidRequestError):
+            llm.invoke([HumanMessage([part])])
+    for choice in ("any", {"type": "required"}):
+        with pytest.raises(GaCInvalidRequestError, match="needs tools"):
+            llm.invoke("x", tool_choice=choice)
+    form = llm.bind_tools([get_weather], tool_choice={"type": "any"}).invoke("Hello")
+    assert form.tool_calls
+    talked = llm.bind_tools([get_weather], tool_choice={"type": "none"}).invoke("Hello")
+    assert not talked.tool_calls
+    with pytest.raises(GaCInvalidRequestError, match="allowed_tools"):
+        llm.bind_tools([get_weather], tool_choice={"type": "allowed_tools"})
+    array = {"name": "f", "parameters": {"type": "array"}}
+    with pytest.raises(GaCInvalidRequestError, match="must be an object"):
+        llm.bind_tools([array]).invoke("x")
+
+
+def test_descriptions_of_parameters_are_shown(llm: ChatGaC) -> None:
+    @tool(parse_docstring=True)
+    def book(date: str) -> str:
+        """Book a table.
+
+        Args:
+            date: As year-month-day.
+
+        """
+        return date
+
+    request = llm._request([HumanMessage("x")], None, {"tools": [book]})
+    assert not isinstance(request.prompt, str)
+    assert "  date: As year-month-day." in str(request.prompt[0]["content"])
+
+
+def test_a_batch_is_as_wide_as_the_engine(llm: ChatGaC, ensemble: Ensemble) -> None:
+    before = sum(m.scorer.stats.forwards for m in ensemble.members)
+    said = llm.batch([f"What is {n} + 25?" for n in range(10, 40)])
+    forwards = sum(m.scorer.stats.forwards for m in ensemble.members) - before
+    steps = sum(m.response_metadata["steps"] for m in said)
+    assert forwards < steps * len(ensemble.members) / 5
+    assert len(llm.batch([SUM] * 3, {"max_concurrency": 1})) == 3
+
+
+def test_a_context_too_full_for_json_is_an_overflow(llm: ChatGaC, ensemble: Ensemble) -> None:
+    prompts = ensemble.prompt_ids([{"role": "user", "content": "1"}])
+    long = "1" * (2304 - max(map(len, prompts)) - 60)
+    with pytest.raises(ContextOverflowError):
+        llm.invoke(long, response_format=Person)
+
+
 def test_the_members_were_trained_on_the_instructions_of_this_langchain() -> None:
     told = PydanticOutputParser(pydantic_object=Person).get_format_instructions()
     schema = told.split("```")[1].strip()
@@ -390,5 +552,9 @@ async def test_the_plain_model_goes_on_with_a_text(ensemble: Ensemble) -> None:
     result = llm.generate(["The code of"])
     assert result.llm_output is not None
     assert result.llm_output["token_usage"]["completion_tokens"] > 0
+    (generation,) = llm.generate(["The code of"], logprobs=True).generations[0]
+    assert generation.generation_info is not None
+    tokens = generation.generation_info["logprobs"]["content"]
+    assert "".join(token["token"] for token in tokens) == text
     with pytest.raises(GaCInvalidRequestError, match="unknown options"):
         llm.invoke("x", tools=[])

@@ -439,6 +439,20 @@ def test_the_history_of_an_agent_is_read(llm: GaCLLM) -> None:
     assert "Be kind." in rendered(llm, developer)
 
 
+@pytest.mark.parametrize(
+    "roles",
+    ["user user", "system user assistant", "assistant user", "user system user", "user assistant"],
+)
+def test_roles_may_come_in_any_order(ensemble: Ensemble, roles: str) -> None:
+    llm = GaCLLM(ensemble=ensemble, max_tokens=3)
+    messages = [
+        ChatMessage(role=role, content=f"{role} {i}") for i, role in enumerate(roles.split())
+    ]
+    text = rendered(llm, messages)
+    assert all(str(message.content) in text for message in messages)
+    assert llm.chat(messages).raw["usage"]["completion_tokens"] > 0
+
+
 @pytest.mark.real_tokenizers
 @pytest.mark.parametrize("name", ["llama3", "qwen2_5", "phi3", "deepseek_v3"])
 def test_bos_is_never_doubled(name: str) -> None:
