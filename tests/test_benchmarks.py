@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import grammar, overhead, step_profile
+from benchmarks import agent, grammar, overhead, rag, step_profile
 from benchmarks.models import SHAPES, Shape, made_up_tokenizer, random_model
 
 TINY = Shape(32, 1, 2, 2, 64, (600, 700), ("none", "none"))
@@ -72,3 +72,14 @@ def test_texts_under_random_grammars_are_valid(monkeypatch: pytest.MonkeyPatch) 
     assert figures["cost_small"]["mask_ms"] > 0
     with pytest.raises(ValueError, match="not calls alone"):
         grammar.check_calls({}, "Hello")
+
+
+def test_an_agent_answers_questions_about_tools_it_never_met() -> None:
+    figures = agent.measured(20, alone=False)
+    assert figures["together"] >= 0.85
+
+
+def test_questions_are_answered_through_a_query_engine() -> None:
+    figures = rag.measured(12)
+    assert set(figures) == {"retrieved", "ada", "bo", "cy", "together"}
+    assert figures["together"] >= 0.5

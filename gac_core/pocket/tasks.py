@@ -498,7 +498,7 @@ def _new_tool(source: Source) -> Tool:
     )
 
 
-def _tool_value(source: Source, kind: str) -> str | int:
+def tool_value(source: Source, kind: str) -> str | int:
     rng = source.rng
     match kind:
         case "city":
@@ -525,7 +525,7 @@ def _tool_value(source: Source, kind: str) -> str | int:
             return rng.choice((kind[1:], kind[1:], "done", "ok"))
 
 
-def _tools(source: Source, count: int) -> list[Tool]:
+def tools_of(source: Source, count: int) -> list[Tool]:
     tools: list[Tool] = []
     words: set[str] = set()
     while len(tools) < count:
@@ -536,6 +536,11 @@ def _tools(source: Source, count: int) -> list[Tool]:
             words |= told
             tools.append(tool)
     return tools
+
+
+def function_of(tool: Tool, *, with_signature: bool = False) -> dict[str, Any]:
+    """A tool as a JSON-schema function."""
+    return _function(tool.name, tool.types, _description(tool, with_signature))
 
 
 def _description(tool: Tool, with_signature: bool) -> str:
@@ -549,9 +554,9 @@ def _description(tool: Tool, with_signature: bool) -> str:
 def tool_use(source: Source, turns: int, facts: int) -> Exchange:  # noqa: ARG001
     """Choose the tool, copy its arguments, and tell its result in a sentence."""
     rng = source.rng
-    tools = _tools(source, rng.choice((1, 2, 2, 3, 3, 4, 5)))
+    tools = tools_of(source, rng.choice((1, 2, 2, 3, 3, 4, 5)))
     with_signature = rng.random() < 0.15
-    shown = [_function(t.name, t.types, _description(t, with_signature)) for t in tools]
+    shown = [function_of(tool, with_signature=with_signature) for tool in tools]
     if rng.random() < 0.15:
         role = rng.choice(("You are a helpful assistant.", "You are an agent that uses tools."))
         opening = _system(f"{role}\n\n{tools_text(shown)}")
@@ -563,8 +568,8 @@ def tool_use(source: Source, turns: int, facts: int) -> Exchange:  # noqa: ARG00
             made += small_talk(source, 1, 0).turns
             continue
         tool = rng.choice(tools)
-        arguments = {a: _tool_value(source, kind) for a, kind in tool.values.items()}
-        result = str(_tool_value(source, tool.result))
+        arguments = {a: tool_value(source, kind) for a, kind in tool.values.items()}
+        result = str(tool_value(source, tool.result))
         made.append(
             Turn(
                 "tool_call",
