@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
     from gac_core.ensemble import Ensemble
     from gac_core.errors import (
+        AnswerCutError,
         CannotSpellError,
         ConfigError,
         ContextOverflowError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerCutError",
     "AsyncStream",
     "CannotSpellError",
     "ConfigError",
@@ -59,6 +61,7 @@ _HOMES = {
     "gac_core.config": ("EnsembleConfig", "MemberConfig", "SamplingParams"),
     "gac_core.ensemble": ("Ensemble",),
     "gac_core.errors": (
+        "AnswerCutError",
         "CannotSpellError",
         "ConfigError",
         "ContextOverflowError",

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gac_core.errors import ConfigError
+from gac_core.errors import AnswerCutError, ConfigError
 from gac_core.grammar import Grammar
+from gac_core.steps import Outcome
 from gac_core.tools import CallReader, tools_text
 
 Function = Mapping[str, Any]
@@ -81,6 +82,21 @@ class AnswerForm:
         if not self.callable_functions:
             return None
         return CallReader(comes_first=self.schema is not None)
+
+    def check_calls(self, names: Sequence[str], outcome: Outcome) -> None:
+        """Refuse a call that the members chose to make and that had to end with the budget.
+
+        Where there has to be a call, as for structured output, it is complete and says "length".
+
+        Raises:
+            AnswerCutError: it did; executing it could do anything.
+
+        """
+        if names and self.choice == "auto" and outcome.finish_reason == "length":
+            raise AnswerCutError(
+                f"the budget of {outcome.usage.steps} steps ended the answer within a call of "
+                f"{names[-1]!r}; raise max_tokens"
+            )
 
     def grammar(self) -> Grammar | None:
         """What holds the answer to the form; None if any text will do.

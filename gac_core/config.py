@@ -128,7 +128,9 @@ class EnsembleConfig(_Checked):
     method: Literal["every_step", "cascade"] = Field(
         "every_step", description="every_step, or cascade: only where the primary is unsure"
     )
-    fusion: Literal["mean"] = Field("mean", description="mean: the weighted average")
+    fusion: Literal["mean", "geometric"] = Field(
+        "mean", description="mean: the weighted average; geometric: the weighted product"
+    )
     threshold: float | None = Field(
         None,
         ge=0.0,

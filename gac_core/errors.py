@@ -13,6 +13,7 @@
     │   └── ContextOverflowError          prompt and answer do not fit a member's context
     ├── MemberError                       a member's forward pass failed
     │   └── NonFiniteLogitsError          ... or gave NaN, or no finite logit at all
+    ├── AnswerCutError                    the budget ended the answer within a call of a tool
     └── EngineClosedError                 the ensemble was closed
 
 Each message says what was wrong, where, and the cure.
@@ -61,6 +62,10 @@ class MemberError(GacError):
 
 class NonFiniteLogitsError(MemberError):
     """A member gave NaN, or no finite logit at all."""
+
+
+class AnswerCutError(GacError):
+    """The budget ended the answer within a call of a tool; its arguments are not to be trusted."""
 
 
 class EngineClosedError(GacError):

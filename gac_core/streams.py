@@ -29,6 +29,10 @@ class Stream:
 
     Use it as a context manager, or call `close` from any thread, to stop early; dropping it does so
     as well. It keeps its ensemble alive.
+
+    Attributes:
+        is_complete: whether the last step was read.
+
     """
 
     def __init__(self, submit: Submit, owner: object = None) -> None:
@@ -36,6 +40,7 @@ class Stream:
         self._ticket: Ticket | None = None
         self._owner = owner
         self._is_over = False
+        self.is_complete = False
         self._ticket = submit(self._mail.put, self._mail.put)
 
     def __iter__(self) -> Self:
@@ -50,12 +55,19 @@ class Stream:
             raise StopIteration
         if isinstance(mail, BaseException):
             raise mail
+        self.is_complete = True
         return mail
 
     def _end(self) -> None:
         self._is_over = True
         self._owner = None
         self._mail.put(_CLOSED)  # for whoever else waits
+
+    def expire(self) -> None:
+        """Stop the request; what was made so far can still be read."""
+        if self._ticket is not None:
+            self._ticket.cancel()
+        self._mail.put(_CLOSED)
 
     def close(self) -> None:
         """Stop the request; what has not been read is lost."""
@@ -116,6 +128,7 @@ class AsyncStream:
         self._ticket: Ticket | None = None
         self._owner = owner
         self._is_over = False
+        self.is_complete = False
         self._loop = asyncio.get_running_loop()
         self._post = _poster(self._loop, self._mail)
         self._ticket = submit(self._post, self._post)
@@ -132,12 +145,19 @@ class AsyncStream:
             raise StopAsyncIteration
         if isinstance(mail, BaseException):
             raise mail
+        self.is_complete = True
         return mail
 
     def _end(self) -> None:
         self._is_over = True
         self._owner = None
         self._post(_CLOSED)  # for whoever else waits
+
+    def expire(self) -> None:
+        """Stop the request; what was made so far can still be read."""
+        if self._ticket is not None:
+            self._ticket.cancel()
+        self._post(_CLOSED)
 
     def close(self) -> None:
         """Stop the request; what has not been read is lost."""

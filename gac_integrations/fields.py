@@ -4,9 +4,11 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, Step
+from gac_core.loading import member_names
 from gac_integrations.registry import config_named, context_of, shared_ensemble
 from gac_integrations.requests import ChatRequest, sampling_params
 
@@ -33,7 +35,7 @@ class EnsembleFields(BaseModel):
 
     model_name: str = Field("pocket", alias="model")
     config: EnsembleConfig | None = None
-    ensemble: Ensemble | None = Field(None, exclude=True, repr=False)
+    ensemble: SkipJsonSchema[Ensemble | None] = Field(None, exclude=True, repr=False)
     temperature: float = 0.0
     max_tokens: int | None = Field(None, alias="max_new_tokens")
     top_k: int = 0
@@ -46,6 +48,11 @@ class EnsembleFields(BaseModel):
     top_logprobs: int | None = None
     parallel_tool_calls: bool = True
     timeout: float | None = Field(None, gt=0)
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
 
     @model_validator(mode="after")
     def _is_known(self) -> Self:
@@ -71,6 +78,13 @@ class EnsembleFields(BaseModel):
         return found.ensemble
 
     @property
+    def _shown_name(self) -> str:
+        """What answers say wrote them: the model's name, or the names of its members."""
+        if self.config is None and self.ensemble is None:
+            return self.model_name
+        return "+".join(member_names(self._config.members))
+
+    @property
     def _context_size(self) -> int | None:
         """The smallest context of the members; loads them only where no file tells."""
         found = self._find()
@@ -89,7 +103,7 @@ class EnsembleFields(BaseModel):
     def _steps(self, request: ChatRequest) -> Iterator[Step]:
         with (
             self._ensemble.stream(request.prompt, request.params) as stream,
-            request.deadline.closing(stream),
+            request.deadline.limiting(stream),
         ):
             yield from stream
 
@@ -97,7 +111,7 @@ class EnsembleFields(BaseModel):
         ensemble = self._ensemble
         await ensemble.aload(grammars=request.params.grammar is not None)
         async with ensemble.astream(request.prompt, request.params) as stream:
-            with request.deadline.aclosing(stream):
+            with request.deadline.alimiting(stream):
                 async for step in stream:
                     yield step
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,53 +38,51 @@ class DeadlineError(GacError, TimeoutError):
 
 
 class Deadline:
-    """When an answer has to be complete: so many seconds from now, or never."""
+    """So many seconds for an answer, from when it is begun; or as many as it takes."""
 
     def __init__(self, seconds: float | None) -> None:
-        if seconds is not None and not (isinstance(seconds, (int, float)) and seconds > 0):
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and seconds > 0):
             raise ConfigError(f"timeout must be seconds, more than 0, not {seconds!r}")
-        self._at = None if seconds is None else time.monotonic() + seconds
-
-    @property
-    def _left(self) -> float:
-        return 0.0 if self._at is None else max(0.0, self._at - time.monotonic())
+        self._seconds = seconds
 
     @contextmanager
-    def closing(self, stream: Stream) -> Iterator[None]:
-        """Close the stream when the time is up, also while somebody waits for it.
+    def limiting(self, stream: Stream) -> Iterator[None]:
+        """Stop the stream when the time is up, also while somebody waits for it.
 
         Raises:
-            DeadlineError: when it has passed.
+            DeadlineError: the answer was not complete by then.
 
         """
-        if self._at is None:
+        if self._seconds is None:
             yield
             return
-        timer = threading.Timer(self._left, stream.close)
+        timer = threading.Timer(self._seconds, stream.expire)
         timer.daemon = True
         timer.start()
         try:
             yield
         finally:
             timer.cancel()
-        self._check()
+        _check(stream)
 
     @contextmanager
-    def aclosing(self, stream: AsyncStream) -> Iterator[None]:
+    def alimiting(self, stream: AsyncStream) -> Iterator[None]:
         """The same for a stream of this event loop."""
-        if self._at is None:
+        if self._seconds is None:
             yield
             return
-        timer = asyncio.get_running_loop().call_later(self._left, stream.close)
+        timer = asyncio.get_running_loop().call_later(self._seconds, stream.expire)
         try:
             yield
         finally:
             timer.cancel()
-        self._check()
+        _check(stream)
 
-    def _check(self) -> None:
-        if self._left == 0.0:
-            raise DeadlineError("the answer was not complete in time; raise timeout")
+
+def _check(stream: Stream | AsyncStream) -> None:
+    if not stream.is_complete:
+        raise DeadlineError("the answer was not complete in time; raise timeout")
 
 
 @dataclass(frozen=True)
@@ -128,6 +125,7 @@ class ChatRequest:
 
         """
         check_options(options, *FORM, *others)
+        options = {name: value for name, value in options.items() if value is not None}
         form = answer_form(options, to_schema, parallel=model.parallel_tool_calls)
         changed = dict(options)
         if (grammar := form.grammar()) is not None:
@@ -150,6 +148,7 @@ def sampling_params(model: "EnsembleFields", changed: Mapping[str, Any]) -> Samp
         ConfigError: a value is out of range.
 
     """
+    changed = {name: value for name, value in changed.items() if value is not None}
     given = {ours: getattr(model, theirs) for theirs, ours in SAMPLING.items()}
     given.update({ours: changed[name] for name, ours in SAMPLING.items() if name in changed})
     for alias, ours in ALIASES.items():

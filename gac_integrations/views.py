@@ -30,8 +30,9 @@ def _named(unit: bytes, logprob: float) -> dict[str, Any]:
 def outcome_view(outcome: Outcome, model_name: str, *, has_calls: bool) -> dict[str, Any]:
     """How an answer ended, and what each member read and wrote."""
     usage = outcome.usage
+    is_cut = outcome.finish_reason == "length"
     return {
-        "finish_reason": "tool_calls" if has_calls else outcome.finish_reason,
+        "finish_reason": "tool_calls" if has_calls and not is_cut else outcome.finish_reason,
         "model_name": model_name,
         "model_provider": "gac",
         "members": [

@@ -19,9 +19,11 @@ from tests.fakes import pair
 METHODS: list[dict[str, Any]] = [
     {"method": "every_step", "history": "append"},
     {"method": "every_step", "history": "reencode"},
+    {"method": "every_step", "history": "reencode", "fusion": "geometric"},
     {"method": "cascade", "threshold": 0.4, "history": "append"},
     {"method": "cascade", "threshold": 0.4, "history": "reencode"},
 ]
+METHOD_IDS = ["-".join(str(value) for value in method.values()) for method in METHODS]
 
 
 def make(families: Sequence[str], seeds: Sequence[int] | None = None, **options: Any) -> Ensemble:

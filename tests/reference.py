@@ -72,6 +72,7 @@ def slow_ensemble(
     reencode: bool = True,
     seed: int | None = None,
     temperature: float = 1.0,
+    fusion: str = "mean",
 ) -> list[SlowStep]:
     """GaC over members with different tokenizers, at every step or only below the threshold."""
     banned = NEVER_IN_TEXT & frozenset().union(*(m.vocabulary.missing_bytes for m in members))
@@ -91,10 +92,7 @@ def slow_ensemble(
             own_token = _choose(by_id[primary], own_order, seed, len(steps), temperature)
             unit = members[primary].unit(own_token)
         else:
-            probs = {}
-            for member, view in zip(members, views, strict=True):
-                for u, prob in view.items():
-                    probs[u] = probs.get(u, 0.0) + member.weight * prob
+            probs = FUSIONS[fusion]([(m.weight, v) for m, v in zip(members, views, strict=True)])
             unit = _choose(probs, order, seed, len(steps), temperature)
         steps.append(SlowStep(unit, probs, not alone))
         if unit is END:
@@ -111,6 +109,30 @@ def slow_ensemble(
                 own = member.vocabulary.ids_by_bytes.get(unit)
                 ids[m] += member.speller.encode(unit) if own is None else [own]
     return steps
+
+
+Weighted = Sequence[tuple[float, dict[Unit, float]]]
+
+
+def slow_mean(views: Weighted) -> dict[Unit, float]:
+    probs: dict[Unit, float] = {}
+    for weight, view in views:
+        for u, prob in view.items():
+            probs[u] = probs.get(u, 0.0) + weight * prob
+    return probs
+
+
+def slow_geometric(views: Weighted) -> dict[Unit, float]:
+    views = [(weight, view) for weight, view in views if weight > 0]
+    products = {
+        u: math.prod(view.get(u, min(view.values())) ** weight for weight, view in views)
+        for u in {u for _, view in views for u in view}
+    }
+    total = sum(products.values())
+    return {u: product / total for u, product in products.items()}
+
+
+FUSIONS = {"mean": slow_mean, "geometric": slow_geometric}
 
 
 def _canonical_order(members: Sequence[SlowMember], primary: int) -> dict[Unit, int]:

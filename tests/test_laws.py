@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests import laws
 from tests.fakes import FAMILIES, REAL, REAL_FOLDER
-from tests.laws import METHODS, assert_same, make, naively
+from tests.laws import METHOD_IDS, METHODS, assert_same, make, naively
 
 TRIPLES: list[tuple[str, ...]] = [
     ("byte_level", "legacy", "chatml"),
@@ -21,7 +21,6 @@ PAIRS: list[tuple[str, ...]] = [
     ("neox", "unigram"),
 ]
 CHAT = [{"role": "user", "content": "Hello, how are you? 🙂"}]
-METHOD_IDS = [f"{m['method']}-{m['history']}" for m in METHODS]
 AVAILABLE_REAL = REAL if REAL_FOLDER.is_dir() else ()
 
 every_method = pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)

@@ -28,6 +28,7 @@ triples = list(itertools.permutations(FAMILIES, 3))
     st.sampled_from([0.7, 1.0]),
     st.sampled_from(["Hello", "The capital of", "a = 12\n\t"]),
     st.integers(0, 1),
+    st.sampled_from(["mean", "geometric"]),
 )
 def test_equal_to_the_slow_twin(
     families: tuple[str, ...],
@@ -38,6 +39,7 @@ def test_equal_to_the_slow_twin(
     temperature: float,
     prompt: str,
     primary: int,
+    fusion: str,
 ) -> None:
     families = families[:count]
     weights = [0.5, 0.3, 0.2][:count]
@@ -46,7 +48,8 @@ def test_equal_to_the_slow_twin(
         if threshold is None
         else {"method": "cascade", "threshold": threshold}
     )
-    with make(families, weights=weights, history=history, primary=primary, **method) as ensemble:
+    method |= {"fusion": fusion, "history": history, "primary": primary}
+    with make(families, weights=weights, **method) as ensemble:
         sampling: dict[str, Any] = {"max_new_tokens": 10}
         if seed is not None:
             sampling |= {"temperature": temperature, "seed": seed}
@@ -63,6 +66,7 @@ def test_equal_to_the_slow_twin(
             reencode=history == "reencode",
             seed=seed,
             temperature=temperature,
+            fusion=fusion,
         )
     assert [(s.unit or None) for s in output.steps] == [s.unit for s in slow]
     assert [s.decided_by == "ensemble" for s in output.steps] == [s.fused for s in slow]
@@ -100,6 +104,14 @@ def test_the_mean_decides_and_views_tell_why() -> None:
     assert [v.top_prob for v in dot.members] == pytest.approx([0.6, 0.7], abs=1e-4)
     assert end.is_end
     assert math.exp(end.logprob) == pytest.approx(1.0, abs=1e-4)  # two end tokens, one end
+
+
+def test_a_product_wants_what_nobody_finds_impossible() -> None:
+    scripts: Any = ([{"Ġ": 0.6, ".": 0.4}], [{",": 0.8, ".": 0.2}])
+    with two_scripts(*scripts) as ensemble:
+        assert ensemble.generate("Hello", max_new_tokens=1).text == ","
+    with two_scripts(*scripts, fusion="geometric") as ensemble:
+        assert ensemble.generate("Hello", max_new_tokens=1).text == "."
 
 
 def test_weights_move_the_decision() -> None:

@@ -154,8 +154,9 @@ class ChatGaC(LangChainFields, BaseChatModel):
         with translated_errors():
             request = self._request(messages, stop, kwargs)
             output = self._ensemble.generate(request.prompt, request.params)
-        maker = ChunkMaker(self.model_name, request.form)
-        return generate_from_stream(chunk for step in output.steps for chunk in maker.push(step))
+            maker = ChunkMaker(self._shown_name, request.form)
+            chunks = [chunk for step in output.steps for chunk in maker.push(step)]
+        return generate_from_stream(iter(chunks))
 
     def _stream(
         self,
@@ -166,7 +167,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         with translated_errors():
             request = self._request(messages, stop, kwargs)
-            maker = ChunkMaker(self.model_name, request.form)
+            maker = ChunkMaker(self._shown_name, request.form)
             for step in self._steps(request):
                 for chunk in maker.push(step):
                     if run_manager is not None:

@@ -27,7 +27,8 @@ class ChunkMaker:
     def __init__(self, model_name: str, form: AnswerForm) -> None:
         self._model_name = model_name
         self._reader = form.call_reader()
-        self._calls = 0
+        self._form = form
+        self._names: list[str] = []
         self._logprobs: list[dict[str, Any]] = []
         self._id = f"run-{uuid4()}"
 
@@ -58,12 +59,13 @@ class ChunkMaker:
             return self._chunk(piece.text)
         else:
             is_first, arguments = True, json.dumps(piece.arguments)
-        self._calls += is_first
+        if is_first:
+            self._names.append(piece.name or "")
         call = tool_call_chunk(
             name=piece.name,
             args=arguments,
             id=f"call_{uuid4().hex}" if is_first else None,
-            index=self._calls - 1,
+            index=len(self._names) - 1,
         )
         return self._of(
             AIMessageChunk(content="", tool_call_chunks=[call], response_metadata=self._metadata())
@@ -76,8 +78,9 @@ class ChunkMaker:
         return {"logprobs": {"content": logprobs}}
 
     def _last(self, outcome: Outcome) -> ChatGenerationChunk:
+        self._form.check_calls(self._names, outcome)
         usage = outcome.usage
-        metadata = outcome_view(outcome, self._model_name, has_calls=self._calls > 0)
+        metadata = outcome_view(outcome, self._model_name, has_calls=bool(self._names))
         reason = metadata["finish_reason"]
         metadata |= self._metadata()
         message = AIMessageChunk(

@@ -56,7 +56,7 @@ class GaC(LangChainFields, BaseLLM):
                 outputs = []
                 for stream in streams:
                     steps = []
-                    with deadline.closing(stream):
+                    with deadline.limiting(stream):
                         for step in stream:
                             steps.append(step)
                             if heard is not None:
@@ -84,7 +84,7 @@ class GaC(LangChainFields, BaseLLM):
                 outputs = []
                 for stream in streams:
                     steps = []
-                    with deadline.aclosing(stream):
+                    with deadline.alimiting(stream):
                         async for step in stream:
                             steps.append(step)
                             if heard is not None:
@@ -119,7 +119,7 @@ class GaC(LangChainFields, BaseLLM):
     ) -> Iterator[GenerationChunk]:
         with translated_errors():
             params, deadline = self._params(stop, kwargs)
-            with self._ensemble.stream(prompt, params) as stream, deadline.closing(stream):
+            with self._ensemble.stream(prompt, params) as stream, deadline.limiting(stream):
                 for step in stream:
                     chunk = _chunk(step)
                     if run_manager is not None:
@@ -137,7 +137,7 @@ class GaC(LangChainFields, BaseLLM):
             params, deadline = self._params(stop, kwargs)
             await self._ensemble.aload()
             async with self._ensemble.astream(prompt, params) as stream:
-                with deadline.aclosing(stream):
+                with deadline.alimiting(stream):
                     async for step in stream:
                         chunk = _chunk(step)
                         if run_manager is not None:

@@ -1,9 +1,10 @@
 """The LLM."""
 
+import pickle
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from llama_index.core.base.llms.generic_utils import messages_to_prompt
 from llama_index.core.base.llms.types import (
@@ -15,7 +16,6 @@ from llama_index.core.base.llms.types import (
     CompletionResponseAsyncGen,
     CompletionResponseGen,
     LLMMetadata,
-    MessageRole,
     ToolCallBlock,
 )
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
@@ -24,16 +24,19 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 from llama_index.core.llms.utils import parse_partial_json
 from llama_index.core.tools.types import BaseTool
-from pydantic import Field
+from pydantic import Field, PrivateAttr, model_validator
 
-from gac_core import SamplingParams
+from gac_core import ConfigError, Ensemble, SamplingParams
 from gac_core.prompt import check_messages
 from gac_integrations.fields import CONFIG, EnsembleFields
+from gac_integrations.llama_index.errors import GaCRequestError, translated_errors
 from gac_integrations.llama_index.messages import plain_messages
 from gac_integrations.llama_index.responses import ResponseMaker
+from gac_integrations.registry import name_of
 from gac_integrations.requests import ChatRequest
 
 _UNLIMITED = 2**17
+IGNORED = ("extra_headers", "extra_body", "extra_query")  # of clients that reach for a server
 Response = TypeVar("Response")
 
 
@@ -56,7 +59,8 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
         is_function_calling_model: whether agents and programs may call tools.
 
     What a call says beats these: ``llm.complete("...", max_tokens=20, stop=["."])``. An option
-    that is unknown is an error. Errors are those of `gac_core`.
+    that is unknown is an error. Errors are those of `gac_core`, but `GaCRequestError` for a wrong
+    request and `GaCContextOverflowError` for one that is too long.
 
     ``response.raw["tokens"]`` has every member's view of each token, ``response.raw["usage"]`` the
     primary's count, at the end of an answer.
@@ -85,26 +89,76 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """By what prompts are sized: the smallest context of the members."""
-        window = self.context_window or self._context_size or _UNLIMITED
+        window = self._room
+        if self.context_window is not None:
+            window = min(window, self.context_window)
+        num_output = self.max_tokens or SamplingParams().max_new_tokens
         return LLMMetadata(
             context_window=window,
-            num_output=self.max_tokens or SamplingParams().max_new_tokens,
+            num_output=min(num_output, window - 1),
             is_chat_model=self.is_chat_model,
             is_function_calling_model=self.is_function_calling_model,
-            model_name=self.model_name,
+            model_name=self._shown_name,
         )
 
-    def token_ids(self, text: str) -> list[int]:
-        """The primary's ids of a text: ``llama_index.core.set_global_tokenizer(llm.token_ids)``."""
+    _rooms: dict[Ensemble, int] = PrivateAttr(default_factory=dict)
+
+    @property
+    def _room(self) -> int:
+        """The tokens a prompt and its answer may have beside the chat templates; loads them."""
         ensemble = self._ensemble
-        return ensemble.members[ensemble.primary].speller.encode_prompt(text)
+        if ensemble not in self._rooms:
+            empty = [{"role": role, "content": "a"} for role in ("system", "user")]
+            overhead = map(len, ensemble.prompt_ids(empty))
+            sizes = [member.scorer.context_size or _UNLIMITED for member in ensemble.members]
+            self._rooms[ensemble] = min(s - o for s, o in zip(sizes, overhead, strict=True))
+        return self._rooms[ensemble]
+
+    def token_ids(self, text: str) -> list[int]:
+        """The ids of a text for the member that needs most of them.
+
+        For ``llama_index.core.set_global_tokenizer(llm.token_ids)``.
+        """
+        return max((m.speller.encode_prompt(text) for m in self._ensemble.members), key=len)
 
     def __getstate__(self) -> dict[Any, Any]:
         """The configuration; callbacks belong to a process."""
         state = super().__getstate__()
         dropped = ("callback_manager", "rate_limiter")
         kept = {k: v for k, v in state["__dict__"].items() if k not in dropped}
+        for name in ("messages_to_prompt", "completion_to_prompt", "output_parser"):
+            try:
+                pickle.dumps(kept.get(name))
+            except Exception as error:
+                raise ConfigError(
+                    f"{name} can not be pickled: {error}; use a function of a module"
+                ) from error
         return {**state, "__dict__": kept}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_marks(cls, values: Any) -> Any:
+        marks = ("class_name", "identity")  # which a serialised object has beside its fields
+        return {k: v for k, v in values.items() if k not in marks}
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """The configuration, and what tells two ensembles apart where these are compared."""
+        ensemble = None if self.ensemble is None else name_of(self.ensemble)
+        identity = ensemble or self._config.model_dump_json()
+        return {**super().to_dict(**kwargs), "identity": identity}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """The object of a configuration.
+
+        Raises:
+            ConfigError: it had been made with an ensemble, which no dict can hold.
+
+        """
+        made: Self = super().from_dict(data, **kwargs)
+        if data.get("identity", "{").startswith("{"):
+            return made
+        raise ConfigError("an ensemble that was handed over is in no dict; use model= or config=")
 
     # ------------------------------------------------ from a call to a request
 
@@ -112,28 +166,39 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
         self, messages: Sequence[ChatMessage], options: Mapping[str, Any]
     ) -> ChatRequest:
         """The one place where chats become prompts."""
+        plain = plain_messages(messages)
         if self.system_prompt:
-            first = ChatMessage(role=MessageRole.SYSTEM, content=self.system_prompt)
-            messages = [first, *messages]
-        request = ChatRequest.of(self, plain_messages(messages), options, _json_schema)
-        if self.messages_to_prompt is messages_to_prompt:
-            return request
-        assert self.messages_to_prompt is not None
-        assert not isinstance(request.prompt, str)
-        shown = [ChatMessage(**message) for message in check_messages(request.prompt)]
-        return replace(request, prompt=self.messages_to_prompt(shown))
+            said = [self.system_prompt]
+            if plain and plain[0]["role"] == "system":
+                said += ["\n\n", *plain.pop(0)["content"]]
+            plain.insert(0, {"role": "system", "content": said})
+        if tools := options.get("tools"):
+            options = {**options, "tools": [_openai_tool(tool) for tool in tools]}
+        with translated_errors():
+            request = ChatRequest.of(self, plain, options, _json_schema, *IGNORED)
+            if self.messages_to_prompt is messages_to_prompt:
+                return request
+            assert self.messages_to_prompt is not None
+            assert not isinstance(request.prompt, str)
+            shown = [ChatMessage(**message) for message in check_messages(request.prompt)]
+            return replace(request, prompt=self.messages_to_prompt(shown))
 
     def _completion_request(
         self, prompt: str, formatted: bool, options: Mapping[str, Any]
     ) -> ChatRequest:
+        if options.get("tools"):
+            raise GaCRequestError("a completion calls no tools; use chat, or chat_with_tools")
         is_plain = self.completion_to_prompt is default_completion_to_prompt
         if self.is_chat_model and is_plain and not formatted:
             return self._chat_request([ChatMessage(content=prompt)], options)
         if not formatted:
             assert self.completion_to_prompt is not None
-            prompt = self.completion_to_prompt(self._extend_prompt(prompt))
-        asked = [{"role": "user", "content": prompt}]
-        return replace(ChatRequest.of(self, asked, options, _json_schema), prompt=prompt)
+            prompt = self._extend_prompt(self.completion_to_prompt(prompt))
+        with translated_errors():
+            request = ChatRequest.of(self, [], options, _json_schema, *IGNORED)
+        assert not isinstance(request.prompt, str)
+        shown = [str(message["content"]) for message in request.prompt]  # the schema, if any
+        return replace(request, prompt="\n\n".join([prompt, *shown]))
 
     def _extend_messages(self, messages: list[ChatMessage]) -> list[ChatMessage]:
         return messages  # the system prompt is added for all, in `_chat_request`
@@ -141,34 +206,38 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
     # ------------------------------------------------ answering
 
     def _whole(self, request: ChatRequest) -> ResponseMaker:
-        maker = ResponseMaker(self.model_name, request.form)
-        for step in self._steps(request):
-            maker.push(step)
+        maker = ResponseMaker(self._shown_name, request)
+        with translated_errors():
+            for step in self._steps(request):
+                maker.push(step)
         return maker
 
     async def _awhole(self, request: ChatRequest) -> ResponseMaker:
-        maker = ResponseMaker(self.model_name, request.form)
-        async with aclosing(self._asteps(request)) as steps:
-            async for step in steps:
-                maker.push(step)
+        maker = ResponseMaker(self._shown_name, request)
+        with translated_errors():
+            async with aclosing(self._asteps(request)) as steps:
+                async for step in steps:
+                    maker.push(step)
         return maker
 
     def _pieces(
         self, request: ChatRequest, make: Callable[[ResponseMaker, str], Response]
     ) -> Generator[Response, None, None]:
-        maker = ResponseMaker(self.model_name, request.form)
-        for step in self._steps(request):
-            if (delta := maker.push(step)) is not None:
-                yield make(maker, delta)
+        maker = ResponseMaker(self._shown_name, request)
+        with translated_errors():
+            for step in self._steps(request):
+                if (delta := maker.push(step)) is not None:
+                    yield make(maker, delta)
 
     async def _apieces(
         self, request: ChatRequest, make: Callable[[ResponseMaker, str], Response]
     ) -> AsyncGenerator[Response, None]:
-        maker = ResponseMaker(self.model_name, request.form)
-        async with aclosing(self._asteps(request)) as steps:
-            async for step in steps:
-                if (delta := maker.push(step)) is not None:
-                    yield make(maker, delta)
+        maker = ResponseMaker(self._shown_name, request)
+        with translated_errors():
+            async with aclosing(self._asteps(request)) as steps:
+                async for step in steps:
+                    if (delta := maker.push(step)) is not None:
+                        yield make(maker, delta)
 
     # Each of the eight is decorated over what is not, so that every call is one event.
 
@@ -240,12 +309,15 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
             messages.append(
                 ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg
             )
+        # LlamaIndex's programs say None where they mean that there has to be a call, and leave
+        # `tool_required` out where they stream.
+        is_program = "tool_choice" in kwargs and kwargs["tool_choice"] is None
         if not kwargs.get("tool_choice"):
-            kwargs["tool_choice"] = "required" if tool_required else "auto"
+            kwargs["tool_choice"] = "required" if tool_required or is_program else "auto"
         return {
             "messages": messages,
-            "tools": [tool.metadata.to_openai_tool(skip_length_check=True) for tool in tools],
-            "parallel_tool_calls": allow_parallel_tool_calls,
+            "tools": [_openai_tool(tool) for tool in tools],
+            "parallel_tool_calls": allow_parallel_tool_calls and self.parallel_tool_calls,
             **kwargs,
         }
 
@@ -283,6 +355,10 @@ def _as_far_as_written(arguments: dict[str, Any] | str) -> dict[str, Any]:
         return dict(parse_partial_json(arguments))
     except (ValueError, TypeError):
         return {}
+
+
+def _openai_tool(tool: Any) -> Any:
+    return tool.metadata.to_openai_tool(True) if isinstance(tool, BaseTool) else tool
 
 
 def _json_schema(wanted: Any) -> Mapping[str, Any]:

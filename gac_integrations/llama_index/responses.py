@@ -16,8 +16,8 @@ from llama_index.core.base.llms.types import (
 )
 
 from gac_core import Step
-from gac_core.answer_form import AnswerForm
 from gac_core.tools import Call, CallPart
+from gac_integrations.requests import ChatRequest
 from gac_integrations.views import outcome_view, token_view
 
 
@@ -38,13 +38,16 @@ class ResponseMaker:
 
     Args:
         model_name: what the raw response says wrote it.
-        form: of the answer; calls are read only where there are tools to call.
+        request: what was asked; calls are read only where there are tools to call.
 
     """
 
-    def __init__(self, model_name: str, form: AnswerForm) -> None:
+    def __init__(self, model_name: str, request: ChatRequest) -> None:
         self._model_name = model_name
+        form = request.form
+        self._has_logprobs = request.params.logprobs
         self._reader = form.call_reader()
+        self._form = form
         self._text = ""
         self._calls: list[_Called] = []
         self._tokens: list[dict[str, Any]] = []
@@ -68,6 +71,7 @@ class ResponseMaker:
                 self._take_call(piece)
         self._text += delta
         if step.outcome is not None:
+            self._form.check_calls([call.name for call in self._calls], step.outcome)
             usage = step.outcome.usage
             self._end = {
                 **outcome_view(step.outcome, self._model_name, has_calls=bool(self._calls)),
@@ -111,7 +115,7 @@ class ResponseMaker:
 
     def _told(self) -> dict[str, Any]:
         tokens, self._tokens = self._tokens, []
-        logprobs = [_logprobs(token) for token in tokens if token["top_logprobs"]]
+        logprobs = [_logprobs(token) for token in tokens] if self._has_logprobs else None
         return {"raw": {"tokens": tokens, **self._end}, "logprobs": logprobs or None}
 
     def _take_call(self, piece: CallPart | Call) -> None:

@@ -26,7 +26,7 @@ from gac_core import Ensemble
 from gac_core.ensemble import pocket_folder
 from gac_core.pocket import forms
 from gac_integrations import registry
-from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError
+from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError, GaCModelError
 from gac_integrations.langchain.messages import plain_messages
 
 SUM = "What is 17 + 25?"
@@ -441,7 +441,10 @@ def test_json_that_holds_a_tag_is_no_call(llm: ChatGaC) -> None:
         schema = {"type": "object", "properties": {"x": {"const": value}}, "required": ["x"]}
         wild = llm.bind_tools([get_weather]).bind(temperature=30.0, max_tokens=200)
         for seed in range(8):
-            said = wild.invoke("x", response_format=schema, seed=seed)
+            try:
+                said = wild.invoke("x", response_format=schema, seed=seed)
+            except GaCModelError:  # a call that was cut
+                continue
             if not str(said.content):
                 assert {call["name"] for call in said.tool_calls} == {"get_weather"}
                 continue

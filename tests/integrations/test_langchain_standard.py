@@ -39,17 +39,8 @@ class TestPocketUnit(_Pocket, ChatModelUnitTests):
 
 
 class TestPocket(_Pocket, ChatModelIntegrationTests):
-    # What no model of this size can do; everything else of the suite has to pass.
-
-    @pytest.mark.xfail(reason="reads 'magic_function(3)', a form of question it never met, as 5")
-    def test_tool_calling(self, model: BaseChatModel) -> None:
-        super().test_tool_calling(model)
-
-    @pytest.mark.xfail(reason="as test_tool_calling")
-    async def test_tool_calling_async(self, model: BaseChatModel) -> None:
-        await super().test_tool_calling_async(model)
-
-    @pytest.mark.xfail(reason="has never read Chinese, so it can not copy it")
+    # The one that no model of this size can do; everything else of the suite has to pass.
+    @pytest.mark.xfail(reason="copies Chinese names, but picks none out of a sentence like this")
     def test_unicode_tool_call_integration(self, model: BaseChatModel) -> None:  # type: ignore[override]
         super().test_unicode_tool_call_integration(model)
 
