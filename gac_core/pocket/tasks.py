@@ -426,8 +426,8 @@ _PAST = {
 _KEYS = ("name", "person", "city", "id", "code", "word", "key", "user")
 _GET_QUESTIONS = (
     "What is the {} of {{{}}}?",
-    "What is the {} of {{{}}}?",
     "Get the {} of {{{}}}.",
+    "What is the {} of {{{}}}?",
     "Find the {} of {{{}}}.",
     "Tell me the {} of {{{}}}.",
 )
@@ -439,8 +439,6 @@ def _named_function(source: Source) -> Tool:
     """A tool that is asked for by its name, such as "What is magic_function(3)?"."""
     rng = source.rng
     words = [rng.choice((rng.choice(FUNCTION_WORDS), source.pick(NOUNS))) for _ in range(2)]
-    if source.split == "heldout":  # a name that was never met
-        words[0] = source.pick(NOUNS)
     name = "_".join(words[: rng.choice((1, 2, 2))])
     names = rng.sample(PARAMETERS, rng.choice((0, 1, 1, 1, 2)))
     values = {p: rng.choice(("integer", "integer", "word", "name", "number")) for p in names}
@@ -465,14 +463,14 @@ def _named_function(source: Source) -> Tool:
 def _new_tool(source: Source) -> Tool:
     """A tool of a noun and a verb, with arguments of its own."""
     rng, noun = source.rng, source.pick(NOUNS)
-    if rng.random() < 0.2:
+    if source.is_training and rng.random() < 0.2:
         return _named_function(source)
     if rng.random() < 0.65:
         argument = rng.choice(_KEYS)
         number = argument == "id"
         name = rng.choice(_GETTERS).format(noun)
         described = rng.choice((f"Get the {noun} of a {argument}.", f"The {noun}.", ""))
-        question = rng.choice(_GET_QUESTIONS)
+        question = rng.choice(_GET_QUESTIONS if source.is_training else _GET_QUESTIONS[:2])
         return Tool(
             name,
             {argument: "integer" if number else "string"},
@@ -506,7 +504,8 @@ def tool_value(source: Source, kind: str) -> str | int:
         case "name":
             return source.name()
         case "word":
-            return source.foreign() if rng.random() < 0.08 else source.invented()
+            is_foreign = source.is_training and rng.random() < 0.08
+            return source.foreign() if is_foreign else source.invented()
         case "thing":
             return source.pick(THINGS)
         case "digits":
@@ -555,7 +554,7 @@ def tool_use(source: Source, turns: int, facts: int) -> Exchange:  # noqa: ARG00
     """Choose the tool, copy its arguments, and tell its result in a sentence."""
     rng = source.rng
     tools = tools_of(source, rng.choice((1, 2, 2, 3, 3, 4, 5)))
-    with_signature = rng.random() < 0.15
+    with_signature = source.is_training and rng.random() < 0.15
     shown = [function_of(tool, with_signature=with_signature) for tool in tools]
     if rng.random() < 0.15:
         role = rng.choice(("You are a helpful assistant.", "You are an agent that uses tools."))
@@ -564,7 +563,7 @@ def tool_use(source: Source, turns: int, facts: int) -> Exchange:  # noqa: ARG00
         opening = _system(tools_text(shown))
     made: list[Turn] = []
     for _ in range(turns):
-        if source.split == "train" and rng.random() < 0.1:  # not everything needs a tool
+        if source.is_training and rng.random() < 0.1:  # not everything needs a tool
             made += small_talk(source, 1, 0).turns
             continue
         tool = rng.choice(tools)

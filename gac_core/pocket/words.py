@@ -99,6 +99,14 @@ class Source:
     made_up: float = 0.0
     spliced: float = 0.0
 
+    @property
+    def is_training(self) -> bool:
+        """Whether this is for training, which has more forms than the questions that judge.
+
+        Those stay the same ones, so that figures of different members can be compared.
+        """
+        return self.split == "train"
+
     def pick(self, words: Sequence[str]) -> str:
         """A word of a list, or a made-up one that is written like those in the list."""
         if self.made_up and self.rng.random() < self.made_up:
@@ -142,7 +150,7 @@ class Source:
 
     def name(self) -> str:
         """A first name, more often than not an invented one."""
-        if self.rng.random() < 0.04:
+        if self.is_training and self.rng.random() < 0.04:
             return self.foreign()
         return self.invented() if self.rng.random() < 0.6 else self.pick(FIRST_NAMES)
 
