@@ -14,7 +14,7 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	$(BIN)/gac run --explain "What is 85 - 47?"
+	$(BIN)/gac run --explain "What is 77 - 49?"
 
 format: setup
 	$(BIN)/ruff format .

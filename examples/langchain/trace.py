@@ -29,5 +29,5 @@ class Trace(BaseCallbackHandler):
 
 
 llm = ChatGaC(model="pocket", logprobs=True)
-answer = llm.invoke("What is 85 - 47?", config={"callbacks": [Trace()]})
+answer = llm.invoke("What is 77 - 49?", config={"callbacks": [Trace()]})
 print(answer.text)

@@ -22,6 +22,6 @@ class Agreement(BaseEventHandler):
 
 
 get_dispatcher().add_event_handler(Agreement())
-for _ in GaCLLM(model="pocket").stream_chat([ChatMessage(content="What is 85 - 47?")]):
+for _ in GaCLLM(model="pocket").stream_chat([ChatMessage(content="What is 77 - 49?")]):
     pass
 print()
