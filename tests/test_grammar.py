@@ -224,7 +224,7 @@ def test_law_12_json(method: dict[str, Any]) -> None:
 @pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
 def test_law_12_other_languages(method: dict[str, Any], prompt: Any) -> None:
     choices = ["yes", "no", "it depends, é", " perhaps"]
-    regex = r"[A-Z][a-z]{2,20} (is|was) \d{1,3}\.5"
+    regex = r"[A-Z][a-z]{2,20} (is|was) [0-9]{1,3}\.5"
     with make(FAMILIES, **method) as ensemble:
         for seed in range(4):
             options: dict[str, Any] = {
