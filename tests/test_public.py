@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 def test_the_public_names() -> None:
     assert gac_core.__all__ == sorted(gac_core.__all__)
     assert set(gac_core.__all__) == {
-        *("AsyncStream", "CannotSpellError", "ConfigError", "ContextOverflowError"),
+        *("AnswerCutError", "AsyncStream", "CannotSpellError", "ConfigError"),
+        "ContextOverflowError",
         *("EngineClosedError", "Ensemble", "EnsembleConfig", "GacError", "Grammar"),
         *("GrammarError", "LoadError"),
         *("MemberConfig", "MemberError", "MemberUsage", "MemberView", "NonFiniteLogitsError"),

@@ -463,14 +463,14 @@ def _named_function(source: Source) -> Tool:
 def _new_tool(source: Source) -> Tool:
     """A tool of a noun and a verb, with arguments of its own."""
     rng, noun = source.rng, source.pick(NOUNS)
-    if source.is_training and rng.random() < 0.2:
+    if source.more_forms and rng.random() < 0.2:
         return _named_function(source)
     if rng.random() < 0.65:
         argument = rng.choice(_KEYS)
         number = argument == "id"
         name = rng.choice(_GETTERS).format(noun)
         described = rng.choice((f"Get the {noun} of a {argument}.", f"The {noun}.", ""))
-        question = rng.choice(_GET_QUESTIONS if source.is_training else _GET_QUESTIONS[:2])
+        question = rng.choice(_GET_QUESTIONS if source.more_forms else _GET_QUESTIONS[:2])
         return Tool(
             name,
             {argument: "integer" if number else "string"},
@@ -504,7 +504,7 @@ def tool_value(source: Source, kind: str) -> str | int:
         case "name":
             return source.name()
         case "word":
-            is_foreign = source.is_training and rng.random() < 0.08
+            is_foreign = source.more_forms and rng.random() < 0.08
             return source.foreign() if is_foreign else source.invented()
         case "thing":
             return source.pick(THINGS)
@@ -554,7 +554,7 @@ def tool_use(source: Source, turns: int, facts: int) -> Exchange:  # noqa: ARG00
     """Choose the tool, copy its arguments, and tell its result in a sentence."""
     rng = source.rng
     tools = tools_of(source, rng.choice((1, 2, 2, 3, 3, 4, 5)))
-    with_signature = source.is_training and rng.random() < 0.15
+    with_signature = source.more_forms and rng.random() < 0.15
     shown = [function_of(tool, with_signature=with_signature) for tool in tools]
     if rng.random() < 0.15:
         role = rng.choice(("You are a helpful assistant.", "You are an agent that uses tools."))
@@ -563,7 +563,7 @@ def tool_use(source: Source, turns: int, facts: int) -> Exchange:  # noqa: ARG00
         opening = _system(tools_text(shown))
     made: list[Turn] = []
     for _ in range(turns):
-        if source.is_training and rng.random() < 0.1:  # not everything needs a tool
+        if source.more_forms and rng.random() < 0.1:  # not everything needs a tool
             made += small_talk(source, 1, 0).turns
             continue
         tool = rng.choice(tools)

@@ -51,9 +51,15 @@ class Phase:
     made_up: float = 0.0  # the share of words that are on no list
     spliced: float = 0.0  # the share of these that are made of parts of listed words
     later_dose: bool = False
+    more_forms: bool = False  # of tool questions and names, more tools, and reports
 
 
-PHASES = (Phase(0), Phase(1500, made_up=0.5), Phase(3000, 0.6, spliced=0.6, later_dose=True))
+PHASES = (
+    Phase(0),
+    Phase(1500, made_up=0.5),
+    Phase(3000, 0.6, spliced=0.6, later_dose=True),
+    Phase(7000, 0.6, spliced=0.6, later_dose=True, more_forms=True),
+)
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,9 @@ RECIPES = {
         ),
         later_dose=dict(
             retrieval=4,
-            report=1.5,
             arithmetic=5,
             word_problem=3,
-            tool_use=5,
+            tool_use=3,
             extraction=2.5,
             condense=0.2,
             small_talk=0.4,
@@ -138,10 +143,9 @@ RECIPES = {
         ),
         later_dose=dict(
             retrieval=5,
-            report=1.5,
             arithmetic=2.5,
             word_problem=1.5,
-            tool_use=5,
+            tool_use=3,
             extraction=3.5,
             condense=0.2,
             small_talk=0.4,
@@ -165,10 +169,9 @@ RECIPES = {
         ),
         later_dose=dict(
             retrieval=5,
-            report=1.5,
             arithmetic=2.5,
             word_problem=2,
-            tool_use=5.5,
+            tool_use=3.5,
             extraction=2,
             condense=0.2,
             small_talk=0.4,
@@ -199,8 +202,10 @@ def conversation(
 
     Many answers to one context teach more per token than one, and many turns are what a chat is.
     """
-    source = Source(rng, "train", phase.made_up, phase.spliced)
+    source = Source(rng, "train", phase.made_up, phase.spliced, phase.more_forms)
     dose = recipe.later_dose if phase.later_dose else recipe.dose
+    if phase.more_forms:
+        dose = {**dose, "tool_use": dose["tool_use"] + 2, "report": 1.5}
     names, weights = list(dose), list(dose.values())
     facts = recipe.buckets[length][1]
     messages: list[Message] = []

@@ -91,6 +91,8 @@ class Source:
         made_up: the share of words that are on no list. A member that meets only the words of a
             list learns the list by heart, and writes one of them where it should copy a new one.
         spliced: the share of these that are made of parts of listed words.
+        more_forms: whether there are forms of tool questions and names that came later. The
+            questions that judge do without, so that figures of different members can be compared.
 
     """
 
@@ -98,14 +100,7 @@ class Source:
     split: Split
     made_up: float = 0.0
     spliced: float = 0.0
-
-    @property
-    def is_training(self) -> bool:
-        """Whether this is for training, which has more forms than the questions that judge.
-
-        Those stay the same ones, so that figures of different members can be compared.
-        """
-        return self.split == "train"
+    more_forms: bool = False
 
     def pick(self, words: Sequence[str]) -> str:
         """A word of a list, or a made-up one that is written like those in the list."""
@@ -150,7 +145,7 @@ class Source:
 
     def name(self) -> str:
         """A first name, more often than not an invented one."""
-        if self.is_training and self.rng.random() < 0.04:
+        if self.more_forms and self.rng.random() < 0.04:
             return self.foreign()
         return self.invented() if self.rng.random() < 0.6 else self.pick(FIRST_NAMES)
 
