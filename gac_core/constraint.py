@@ -41,14 +41,13 @@ class GrammarEngine:
         self.union = union
         self._first = union.vocabularies[union.primary]
         self._templates = lru_cache(maxsize=64)(self._template)
-        self._first_ends = lru_cache(maxsize=64)(self._first_end)
 
     def constraint(self, grammar: Grammar, steps: int, rooms: Sequence[int]) -> "Constraint":
         """Follow a new answer through a grammar.
 
         Args:
             grammar: the answer is held to.
-            steps: the answer may have, its end included.
+            steps: units of text the answer may have.
             rooms: tokens that fit into the members' contexts, where these have limits.
 
         Raises:
@@ -85,13 +84,6 @@ class GrammarEngine:
         if matcher.is_error():
             raise GrammarError(f"the grammar can not be enforced: {reason(matcher.get_error())}")
         return matcher
-
-    def first_end(self, grammar: Grammar) -> bytes | None:
-        """A short text of a grammar; None if none was found."""
-        return self._first_ends(grammar)
-
-    def _first_end(self, grammar: Grammar) -> bytes | None:
-        return search_end(grammar, byte_matcher(grammar.lark), b"", lambda _: True)
 
     def spell(self, data: bytes) -> list[int] | None:
         """These bytes as few of the primary's own tokens, longest first; None if it lacks some."""
@@ -153,7 +145,7 @@ class Constraint:
         self._written = b""
         self._past: list[tuple[int, int, bytes]] = []  # per unit: tokens, bytes, the end before it
         self._looked_at: tuple[bytes, bytes | None] = (b"", None)  # a unit, the end behind it
-        end = engine.first_end(grammar)
+        end = short_text(grammar)
         if end is not None and not self._fits(end, steps, rooms):
             fits = partial(self._fits, steps=steps, rooms=rooms)
             end = search_end(grammar, self._bytes, b"", fits) or end
@@ -265,6 +257,12 @@ class Constraint:
         if same.try_consume_tokens(list(self.end)) == len(self.end) and same.is_accepting():
             return self.end
         return search_end(self._grammar, behind, self._written + unit, lambda _: True)
+
+
+@lru_cache(maxsize=256)
+def short_text(grammar: Grammar) -> bytes | None:
+    """A short text of a grammar; None if none was found."""
+    return search_end(grammar, byte_matcher(grammar.lark), b"", lambda _: True)
 
 
 def search_end(

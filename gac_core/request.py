@@ -88,7 +88,8 @@ class Request:
     Attributes:
         histories: what each member has read, by member index.
         position: how many units were emitted.
-        was_closed: whether the grammar had to end the answer since its steps were used up.
+        was_closed: whether the grammar took the way to the end instead of what was chosen, since
+            behind that there was no room for one, or none was found.
         finished: set by whoever drives the method.
 
     """

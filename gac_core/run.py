@@ -89,7 +89,9 @@ class Run:
 
     def _finish_reason(self, step: Step) -> FinishReason | None:
         request = self.request
-        if step.is_end or self._stops.matched is not None:
+        if self._stops.matched is not None:
+            return "stop"
+        if step.is_end:
             return "length" if request.was_closed else "stop"
         if request.position >= request.sampling.max_new_tokens:
             return "stop" if request.is_complete and not request.was_closed else "length"

@@ -9,7 +9,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, Step
 from gac_core.loading import member_names
-from gac_integrations.registry import config_named, context_of, shared_ensemble
+from gac_integrations.registry import config_named, shared_ensemble
 from gac_integrations.requests import ChatRequest, sampling_params
 
 # To be repeated in each class, since the frameworks' bases have other settings.
@@ -25,7 +25,7 @@ class _Found:
     named: tuple[object, ...]
     config: EnsembleConfig
     ensemble: Ensemble | None = None
-    context: int | None = None
+    room: int | None = None  # of a prompt and its answer, once it was asked for
 
 
 class EnsembleFields(BaseModel):
@@ -83,14 +83,6 @@ class EnsembleFields(BaseModel):
         if self.config is None and self.ensemble is None:
             return self.model_name
         return "+".join(member_names(self._config.members))
-
-    @property
-    def _context_size(self) -> int | None:
-        """The smallest context of the members; loads them only where no file tells."""
-        found = self._find()
-        if found.context is None:
-            found.context = context_of(found.config) or self._ensemble.context_size
-        return found.context
 
     def _find(self) -> _Found:
         """What the fields name; looked up anew if they were changed."""

@@ -125,7 +125,7 @@ class ChatRequest:
 
         """
         check_options(options, *FORM, *others)
-        options = {name: value for name, value in options.items() if value is not None}
+        options = said(options)
         form = answer_form(options, to_schema, parallel=model.parallel_tool_calls)
         changed = dict(options)
         if (grammar := form.grammar()) is not None:
@@ -138,6 +138,11 @@ class ChatRequest:
         )
 
 
+def said(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a call that have a value; frameworks hand on None for what nobody said."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def sampling_params(model: "EnsembleFields", changed: Mapping[str, Any]) -> SamplingParams:
     """How an answer is drawn: the model object's fields, and what a call changes.
 
@@ -148,7 +153,6 @@ def sampling_params(model: "EnsembleFields", changed: Mapping[str, Any]) -> Samp
         ConfigError: a value is out of range.
 
     """
-    changed = {name: value for name, value in changed.items() if value is not None}
     given = {ours: getattr(model, theirs) for theirs, ours in SAMPLING.items()}
     given.update({ours: changed[name] for name, ours in SAMPLING.items() if name in changed})
     for alias, ours in ALIASES.items():
@@ -212,15 +216,25 @@ def answer_form(options: Mapping[str, Any], to_schema: ToSchema, *, parallel: bo
         raise ConfigError(f"{wrong[0]!r:.80} is no tool that can be called here; it has no name")
     functions = tuple(tool.get("function", tool) for tool in tools)
     names = [str(function.get("name")) for function in functions]
-    said = options.get("parallel_tool_calls")
     schema, is_shown = response_schema(options.get("response_format"), to_schema)
     return AnswerForm(
         functions,
         tool_choice_name(options.get("tool_choice"), names),
-        parallel=parallel if said is None else bool(said),
+        parallel=bool(options.get("parallel_tool_calls", parallel)),
         schema=schema,
         shows_schema=is_shown,
     )
+
+
+def schema_in(wanted: Any) -> Mapping[str, Any] | None:
+    """The JSON schema that a mapping is, or has under a name as OpenAI's API writes it.
+
+    None if it is a function or a tool, or no mapping.
+    """
+    if not isinstance(wanted, Mapping) or {"parameters", "function"} & wanted.keys():
+        return None
+    schema = wanted.get("schema")
+    return schema if isinstance(schema, Mapping) else wanted
 
 
 def response_schema(wanted: Any, to_schema: ToSchema) -> tuple[Mapping[str, Any] | None, bool]:
@@ -247,10 +261,8 @@ def response_schema(wanted: Any, to_schema: ToSchema) -> tuple[Mapping[str, Any]
         if not isinstance(schema, Mapping):
             raise ConfigError("response_format json_schema has no schema")
         return closed_schema(schema), True
-    if isinstance(wanted, Mapping) and isinstance(wanted.get("schema"), Mapping):
-        wanted = wanted["schema"]  # named, as OpenAI's API has it within a json_schema
-    if isinstance(wanted, Mapping) and not {"parameters", "function"} & wanted.keys():
-        return closed_schema(wanted), True
+    if (schema := schema_in(wanted)) is not None:
+        return closed_schema(schema), True
     try:
         return closed_schema(to_schema(wanted)), True
     except (TypeError, ValueError, AttributeError) as error:

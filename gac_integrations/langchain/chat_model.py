@@ -193,7 +193,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         with translated_errors():
             request = self._request(messages, stop, kwargs)
-            maker = ChunkMaker(self.model_name, request.form)
+            maker = ChunkMaker(self._shown_name, request.form)
             async with aclosing(self._asteps(request)) as steps:
                 async for step in steps:
                     for chunk in maker.push(step):
@@ -341,8 +341,8 @@ class ChatGaC(LangChainFields, BaseChatModel):
             tool_choice=True,
             structured_output=True,
         )
-        is_loaded = self.ensemble is not None
-        limit = self._context_size if is_loaded else context_of(self._config)
+        loaded = self.ensemble
+        limit = context_of(self._config) if loaded is None else loaded.context_size
         if limit is not None:
             profile["max_input_tokens"] = limit
         return profile

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.v1 import BaseModel as BaseModelV1
 
 from gac_integrations.langchain.errors import GaCInvalidRequestError
+from gac_integrations.requests import schema_in
 
 Schema = dict[str, Any] | type
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
@@ -30,10 +31,8 @@ def json_schema(wanted: Any) -> Mapping[str, Any]:
         schema = wanted.model_json_schema()
     elif isinstance(wanted, type) and issubclass(wanted, BaseModelV1):
         schema = wanted.schema()
-    elif isinstance(wanted, Mapping) and isinstance(wanted.get("schema"), Mapping):
-        schema = wanted["schema"]
-    elif isinstance(wanted, Mapping) and not {"parameters", "function"} & wanted.keys():
-        schema = wanted
+    elif (described := schema_in(wanted)) is not None:
+        schema = described
     else:
         try:
             schema = convert_to_json_schema(wanted)

@@ -11,7 +11,7 @@ from gac_core import Output, Step
 from gac_integrations.fields import CONFIG
 from gac_integrations.langchain.errors import translated_errors
 from gac_integrations.langchain.fields import LangChainFields
-from gac_integrations.requests import Deadline, check_options, sampling_params
+from gac_integrations.requests import Deadline, check_options, said, sampling_params
 from gac_integrations.views import token_view
 
 
@@ -37,8 +37,8 @@ class GaC(LangChainFields, BaseLLM):
 
     def _params(self, stop: list[str] | None, options: dict[str, Any]) -> Any:
         check_options(options, "stream")
-        changed = {**options, "stop": stop} if stop is not None else options
-        return sampling_params(self, changed), Deadline(options.get("timeout", self.timeout))
+        changed = said({**options, "stop": stop} if stop is not None else options)
+        return sampling_params(self, changed), Deadline(changed.get("timeout", self.timeout))
 
     def _generate(
         self,

@@ -24,9 +24,9 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.llms.llm import ToolSelection, default_completion_to_prompt
 from llama_index.core.llms.utils import parse_partial_json
 from llama_index.core.tools.types import BaseTool
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, model_validator
 
-from gac_core import ConfigError, Ensemble, SamplingParams
+from gac_core import ConfigError, SamplingParams
 from gac_core.prompt import check_messages
 from gac_integrations.fields import CONFIG, EnsembleFields
 from gac_integrations.llama_index.errors import GaCRequestError, translated_errors
@@ -101,18 +101,17 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
             model_name=self._shown_name,
         )
 
-    _rooms: dict[Ensemble, int] = PrivateAttr(default_factory=dict)
-
     @property
     def _room(self) -> int:
         """The tokens a prompt and its answer may have beside the chat templates; loads them."""
-        ensemble = self._ensemble
-        if ensemble not in self._rooms:
+        found = self._find()
+        if found.room is None:
+            ensemble = self._ensemble
             empty = [{"role": role, "content": "a"} for role in ("system", "user")]
             overhead = map(len, ensemble.prompt_ids(empty))
             sizes = [member.scorer.context_size or _UNLIMITED for member in ensemble.members]
-            self._rooms[ensemble] = min(s - o for s, o in zip(sizes, overhead, strict=True))
-        return self._rooms[ensemble]
+            found.room = min(s - o for s, o in zip(sizes, overhead, strict=True))
+        return found.room
 
     def token_ids(self, text: str) -> list[int]:
         """The ids of a text for the member that needs most of them.
@@ -139,7 +138,18 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
     @classmethod
     def _without_marks(cls, values: Any) -> Any:
         marks = ("class_name", "identity")  # which a serialised object has beside its fields
+        if not isinstance(values, dict):
+            return values
         return {k: v for k, v in values.items() if k not in marks}
+
+    @model_validator(mode="after")
+    def _is_heard(self) -> Self:
+        if self.query_wrapper_prompt is not None and self.is_chat_model:
+            raise ValueError(
+                "query_wrapper_prompt is for texts that are gone on with; set is_chat_model=False, "
+                "or say it in system_prompt"
+            )
+        return self
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
         """The configuration, and what tells two ensembles apart where these are compared."""

@@ -97,6 +97,8 @@ def test_a_stream_ends_with_one_empty_chunk_that_tells_the_rest(llm: ChatGaC) ->
     whole = llm.invoke(SUM)
     assert merged.usage_metadata == whole.usage_metadata
     assert merged.response_metadata == whole.response_metadata
+    assert asyncio.run(llm.ainvoke(SUM)).response_metadata == whole.response_metadata
+    assert whole.response_metadata["model_name"] == "ada+bo+cy"  # of an ensemble handed over
 
 
 def test_usage_is_what_the_tokenizers_count(llm: ChatGaC, ensemble: Ensemble) -> None:

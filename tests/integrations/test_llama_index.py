@@ -31,7 +31,7 @@ from llama_index_instrumentation import get_dispatcher
 from pydantic import BaseModel, ValidationError
 from transformers import AutoTokenizer
 
-from gac_core import AnswerCutError, ConfigError, Ensemble, GacError, LoadError
+from gac_core import AnswerCutError, ConfigError, Ensemble, LoadError
 from gac_core.ensemble import pocket_folder
 from gac_core.pocket import forms
 from gac_integrations.llama_index import GaCContextOverflowError, GaCLLM, GaCRequestError
@@ -331,6 +331,8 @@ def test_a_call_beats_the_object_and_a_typo_is_an_error(ensemble: Ensemble) -> N
         GaCLLM(modell="pocket")
     with pytest.raises(ValidationError, match="modell"):
         GaCLLM.from_dict({**GaCLLM().to_dict(), "modell": 1})
+    with pytest.raises(ValidationError, match="query_wrapper_prompt is for texts"):
+        GaCLLM(query_wrapper_prompt=PromptTemplate("{query_str}"))
     with pytest.raises(ValidationError, match="neither pocket nor a YAML file"):
         GaCLLM(model="org/model")
 
@@ -373,7 +375,6 @@ def test_an_object_survives_serialisation(tmp_path: Path) -> None:
         identities = [other.to_dict()["identity"] for other in others]
     assert identities[0] == identities[1]
     assert len(set(identities)) == 3
-    assert llm.to_dict()["identity"] != identities[0] or llm._config == with_config._config
     path.write_text(Ensemble.pocket(lazy=True, primary=1).config.to_yaml())
     assert GaCLLM(model=str(path)).to_dict() != llm.to_dict()
     assert llm.to_payload()["class_name"] == "GaCLLM"
@@ -590,7 +591,7 @@ def test_a_mistake_is_no_empty_answer(llm: GaCLLM) -> None:
     wrong = get_response_synthesizer(llm=broken)
     with pytest.raises(GaCRequestError, match="temperature"):
         wrong.synthesize("What?", [NodeWithScore(node=TextNode(text=TEXT))])
-    assert not issubclass(GacError, ValueError)
+    assert not issubclass(GaCRequestError, (ValueError, TypeError))
 
 
 @pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize", "simple_summarize"])
