@@ -21,7 +21,11 @@ if TYPE_CHECKING:
         RewritesTextError,
         VocabularyError,
     )
+    from gac_core.fusion import Views, register_fusion
     from gac_core.grammar import Grammar
+    from gac_core.methods import register_method
+    from gac_core.request import Ask, Fused, Request
+    from gac_core.scorer import Query
     from gac_core.steps import MemberUsage, MemberView, Outcome, Output, Step, Usage
     from gac_core.streams import AsyncStream, Stream
 
@@ -29,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AnswerCutError",
+    "Ask",
     "AsyncStream",
     "CannotSpellError",
     "ConfigError",
@@ -36,6 +41,7 @@ __all__ = [
     "EngineClosedError",
     "Ensemble",
     "EnsembleConfig",
+    "Fused",
     "GacError",
     "Grammar",
     "GrammarError",
@@ -48,12 +54,17 @@ __all__ = [
     "Outcome",
     "Output",
     "PromptError",
+    "Query",
+    "Request",
     "RewritesTextError",
     "SamplingParams",
     "Step",
     "Stream",
     "Usage",
+    "Views",
     "VocabularyError",
+    "register_fusion",
+    "register_method",
 ]
 
 # torch and transformers take seconds to import: only who uses a name pays for it.
@@ -75,7 +86,11 @@ _HOMES = {
         "RewritesTextError",
         "VocabularyError",
     ),
+    "gac_core.fusion": ("Views", "register_fusion"),
     "gac_core.grammar": ("Grammar",),
+    "gac_core.methods": ("register_method",),
+    "gac_core.request": ("Ask", "Fused", "Request"),
+    "gac_core.scorer": ("Query",),
     "gac_core.steps": ("MemberUsage", "MemberView", "Outcome", "Output", "Step", "Usage"),
     "gac_core.streams": ("AsyncStream", "Stream"),
 }

@@ -2,22 +2,23 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from gac_core import fusion
 from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
 from gac_core.constraint import Constraint, GrammarEngine
 from gac_core.engine import Engine
 from gac_core.errors import ConfigError, ContextOverflowError
+from gac_core.gate_head import GateHead
 from gac_core.loading import Loaded, load_members, member_names
+from gac_core.methods import METHODS, Method
 from gac_core.prompt import opens_with_space
+from gac_core.registered import find
 from gac_core.request import Member, Settings
 from gac_core.scorer import Scorer
 from gac_core.speller import Speller
 from gac_core.union import Union, check_spelling
 from gac_core.vocabulary import Vocabulary
-
-DEFAULT_THRESHOLD: Final = 0.5
 
 
 class Assembly:
@@ -25,6 +26,7 @@ class Assembly:
 
     Attributes:
         settings: what all requests share.
+        method: how they are decoded.
         grammars: holds answers to a grammar.
         engine: who drives them.
         tokenizers: of the members, in order.
@@ -46,11 +48,12 @@ class Assembly:
         self.settings = Settings(
             members,
             Union(vocabularies, primary, members[primary].scorer.device),
-            fusion.RULES[config.fusion],
-            DEFAULT_THRESHOLD if config.threshold is None else config.threshold,
+            config,
+            find(fusion.RULES, "fusion", config.fusion),
             primary,
-            config.history,
+            GateHead.load(config.gate, members[primary].scorer.width) if config.gate else None,
         )
+        self.method: Method = find(METHODS, "method", config.method)
         self.grammars = GrammarEngine(self.settings.union)
         self.engine = Engine(members, config.max_batch)
         self.render_lock = threading.Lock()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from gac_core.errors import ConfigError
 from gac_core.grammar import Grammar
+from gac_core.registered import find
 
 MAX_SEED: Final = 2**63 - 1
 
@@ -121,26 +122,99 @@ class MemberConfig(_Checked):
         return self
 
 
+METHODS: Final = ("every_step", "cascade", "safe", "chared", "twist", "co_llm")
+
+PRESETS: Final[dict[str, dict[str, str]]] = {  # names in the field for ways to fuse at every step
+    "unite": {"fusion": "unite"},
+    "geometric": {"fusion": "geometric"},
+    "core": {"fusion": "core"},
+    "packllm": {"weighting": "prompt"},
+    "posterior": {"weighting": "posterior"},
+    "entropy": {"weighting": "entropy"},
+    "mod": {"fusion": "mean", "weighting": "fixed", "history": "append"},
+}
+
+_ONLY_FOR: Final = {  # what no other method would listen to
+    "threshold": ("cascade", "co_llm"),
+    "block": ("safe",),
+    "sharpen": ("safe",),
+    "paths": ("chared",),
+    "rounds": ("twist",),
+    "beams": ("twist",),
+    "guidance": ("twist",),
+    "gate": ("co_llm",),
+}
+_NOT_FOR: Final = {
+    "fusion": ("chared", "twist"),
+    "weighting": ("twist",),
+    "history": ("chared", "twist"),
+    "draft": ("safe", "chared", "twist"),
+}
+
+
 class EnsembleConfig(_Checked):
     """Which models write together, and how."""
 
     members: tuple[MemberConfig, ...] = Field(min_length=1)
-    method: Literal["every_step", "cascade"] = Field(
-        "every_step", description="every_step, or cascade: only where the primary is unsure"
+    method: str = Field(
+        "every_step",
+        description=f"{', '.join(METHODS)}; one of the presets {', '.join(PRESETS)}; or one that "
+        "was registered",
     )
-    fusion: Literal["mean", "geometric"] = Field(
-        "mean", description="mean: the weighted average; geometric: the weighted product"
+    fusion: str = Field(
+        "mean",
+        description="mean, geometric, unite or core, or one that was registered: how distributions "
+        "become one",
+    )
+    weighting: Literal["fixed", "prompt", "posterior", "entropy"] = Field(
+        "fixed",
+        description="fixed; or weights by how well members predict the prompt, the text so far, or "
+        "how sure they are of the next unit",
+    )
+    temper: float = Field(
+        1.0, ge=0.0, description="weighting: the exponent of that evidence; 0 is fixed"
     )
     threshold: float | None = Field(
         None,
         ge=0.0,
-        description="cascade: the primary decides alone above this probability; 0.5 if left out",
+        description="cascade: the primary decides alone above this probability, 0.5 if left out; "
+        "co_llm: the others are asked above this one",
     )
+    block: int = Field(5, ge=1, le=64, description="safe: tokens the primary drafts at a time")
+    sharpen: Literal["geometric", "prefix", "none"] = Field(
+        "geometric", description="safe: what is done about a fused distribution without a majority"
+    )
+    paths: Annotated[int, Field(ge=1, le=64)] | Literal["top"] = Field(
+        "top", description="chared: tokenisations of the text kept per member; top is 1"
+    )
+    rounds: int = Field(1, ge=1, description="twist: turns of every member")
+    beams: int = Field(1, ge=1, le=16, description="twist: width of each beam search")
+    guidance: float = Field(
+        0.3, ge=0.0, description="twist: how much a unit gains for being in the others' texts"
+    )
+    gate: str | None = Field(None, description="co_llm: a file that `gac fit-gate` wrote")
+    draft: str | int | None = Field(
+        None,
+        description="write ahead to save time, with the same text: ngrams (of prompt and answer), "
+        "or the index of a member that drafts",
+    )
+    draft_length: int = Field(8, ge=1, le=64, description="draft: units at most")
     primary: int = Field(0, ge=0, description="index of the member asked first")
     history: Literal["reencode", "append"] = Field(
         "reencode", description="reencode, or append: how members are told what others wrote"
     )
     max_batch: int = Field(64, ge=1, description="requests that run at the same time")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_preset(cls, values: Any) -> Any:
+        preset = PRESETS.get(str(values.get("method"))) if isinstance(values, dict) else None
+        if preset is None:
+            return values
+        for name, value in preset.items():
+            if values.get(name, value) != value:
+                raise ValueError(f"method {values['method']} is {name} {value}; drop one of them")
+        return {**values, **preset, "method": "every_step"}
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -156,12 +230,46 @@ class EnsembleConfig(_Checked):
             raise ValueError(
                 f"the primary (member {self.primary}) has weight 0; choose another primary"
             )
-        if self.threshold is not None and self.method != "cascade":
-            raise ValueError(f"threshold needs method cascade; {self.method} fuses every step")
         given = [m.name for m in self.members if m.name is not None]
         if len(set(given)) < len(given):
             raise ValueError(f"two members have the same name: {given}")
+        self._check_method()
         return self
+
+    def _check_method(self) -> None:
+        if self.method not in METHODS or self.fusion != "mean":
+            _check_registered(self.method, self.fusion)
+        for name, methods in _ONLY_FOR.items():
+            is_own = self.method not in METHODS  # somebody's own method may listen to all
+            if name in self.changed and self.method not in methods and not is_own:
+                raise ValueError(f"{name} needs method {' or '.join(methods)}, not {self.method}")
+        for name, methods in _NOT_FOR.items():
+            if name in self.changed and self.method in methods:
+                raise ValueError(f"{name} means nothing to method {self.method}; leave it out")
+        if "temper" in self.changed and self.weighting == "fixed":
+            raise ValueError("temper needs weighting prompt, posterior or entropy")
+        if self.method == "chared" and self.weighting == "posterior":
+            raise ValueError("method chared takes weighting fixed, prompt or entropy")
+        if self.method == "co_llm" and self.gate is None:
+            raise ValueError("method co_llm needs gate, a file that `gac fit-gate` writes")
+        if self.draft is None:
+            if "draft_length" in self.changed:
+                raise ValueError("draft_length needs draft")
+        elif isinstance(self.draft, str):
+            if self.draft != "ngrams":
+                raise ValueError(f"draft is ngrams or the index of a member, not {self.draft!r}")
+        elif not 0 <= self.draft < len(self.members) or self.weights[self.draft] == 0:
+            raise ValueError(f"draft is {self.draft}, which is no member with a positive weight")
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """The names of the options that differ from their defaults."""
+        fields = type(self).model_fields
+        return frozenset(
+            name
+            for name in fields
+            if name != "members" and getattr(self, name) != fields[name].default
+        )
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -203,3 +311,15 @@ class EnsembleConfig(_Checked):
         return yaml.safe_dump(
             self.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True
         )
+
+
+def _check_registered(method: str, fusion: str) -> None:
+    # Imported here: torch comes with them, and most mistakes are found without.
+    from gac_core import fusion as rules
+    from gac_core import methods
+
+    try:
+        find(methods.METHODS, "method", method, PRESETS)
+        find(rules.RULES, "fusion", fusion)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error

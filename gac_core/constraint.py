@@ -8,8 +8,9 @@ decided on bytes and never depends on how text is cut into units.
 import json
 import re
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property, lru_cache, partial
-from typing import Final
+from typing import Final, Self
 
 import numpy as np
 import torch
@@ -169,6 +170,13 @@ class Constraint:
                 f"{min(rooms)} left; shorten the prompt"
             )
         self.end = end
+
+    def copy(self) -> Self:
+        """Another one that goes its own way from here."""
+        other = copy(self)
+        other._matcher, other._bytes = self._matcher.deep_copy(), self._bytes.deep_copy()
+        other._past = list(self._past)
+        return other
 
     def allowed(self) -> torch.Tensor:
         """Which units may come next, (size,) of bool.

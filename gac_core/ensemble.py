@@ -18,7 +18,6 @@ from gac_core.config import MAX_SEED, EnsembleConfig, MemberConfig, SamplingPara
 from gac_core.engine import OnError, Ticket
 from gac_core.errors import CannotSpellError, ConfigError, EngineClosedError, PromptError
 from gac_core.loading import Loaded, member_names
-from gac_core.methods import METHODS
 from gac_core.prompt import Message, check_text, render_prompt
 from gac_core.request import Member, Request
 from gac_core.run import Sink
@@ -409,8 +408,7 @@ class Ensemble:
             is_chat=not isinstance(prompt, str),
             constraint=parts.constraint(sampling, ids),
         )
-        method = METHODS[self.config.method]
-        return partial(parts.engine.submit, method, request)
+        return partial(parts.engine.submit, parts.method, request)
 
 
 def _check_batch(prompts: Sequence[Prompt]) -> None:

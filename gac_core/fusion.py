@@ -1,34 +1,142 @@
 """Fusion rules: the members' distributions become one. Pure functions.
 
-Every rule takes ``probs`` (members, rows) over the union, each row of mass 1, and ``weights``
-(members,) of sum 1, and returns (rows,) of mass 1.
+A rule takes `Views` and returns (rows,) of mass 1 over the union. Add one of your own with
+`register_fusion`.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import torch
 
-Rule = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+from gac_core.registered import register
+from gac_core.union import Union
+
+_UNITE_TOP: Final = 10
+_CORE_BETA: Final = 2.0
 
 
-def mean(probs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+@dataclass(frozen=True)
+class Views:
+    """What the members think of the next unit.
+
+    Attributes:
+        probs: (members, rows) over the union, each row of mass 1.
+        weights: (members,) of sum 1, all positive.
+        primary: the index among them of the member asked first; None if it was not asked.
+        union: tells the unit of a row, and who has it.
+        members: their indices in the union.
+        first_piece: the row of the first token with which a member (its place here) spells the
+            unit of a row.
+        allowed: with a grammar, the rows that may come, (rows,) of bool.
+
+    """
+
+    probs: torch.Tensor
+    weights: torch.Tensor
+    primary: int | None
+    union: Union
+    members: tuple[int, ...]
+    first_piece: Callable[[int, int], int]
+    allowed: torch.Tensor | None = None
+
+
+Rule = Callable[[Views], torch.Tensor]
+
+
+def mean(views: Views) -> torch.Tensor:
     """The weighted arithmetic mean (GaC, https://arxiv.org/abs/2406.12585, eq. 4)."""
-    return weights @ probs
+    return views.weights @ views.probs
 
 
-def geometric(probs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+def geometric(views: Views) -> torch.Tensor:
     """The weighted geometric mean, normalised: a product of experts.
 
-    A unit that a member lacks counts there as its least probable one; a unit that no member of
-    positive weight has stays at 0.
+    A unit that a member lacks counts there as its least probable one; a unit that no member has
+    stays at 0.
     """
-    taking_part = probs[weights > 0]
-    none = taking_part <= 0
-    least = taking_part.masked_fill(none, torch.inf).amin(-1, keepdim=True)  # (members, 1)
-    logs = torch.where(none, least, taking_part).log()
-    fused = (weights[weights > 0] @ logs).masked_fill(none.all(0), -torch.inf)
-    return fused.softmax(-1)
+    none = views.probs <= 0
+    least = views.probs.masked_fill(none, torch.inf).amin(-1, keepdim=True)  # (members, 1)
+    logs = torch.where(none, least, views.probs).log()
+    return (views.weights @ logs).masked_fill(none.all(0), -torch.inf).softmax(-1)
 
 
-RULES: Final[dict[str, Rule]] = {"mean": mean, "geometric": geometric}
+def unite(views: Views) -> torch.Tensor:
+    """UniTE (https://arxiv.org/abs/2410.03777): the mean over the union of all top tens only.
+
+    A member that lacks a unit as a token gives it the logit of the first token it would spell it
+    with; each member's distribution is then renormalised over those units.
+    """
+    candidates = views.probs if views.allowed is None else views.probs * views.allowed
+    values, tops = candidates.topk(min(_UNITE_TOP, candidates.shape[-1]), dim=-1)
+    rows = tops[values > 0].unique()
+    chosen = views.probs[:, rows]  # a copy
+    for place, member in enumerate(views.members):
+        lacking = (~views.union.has(member)[rows] & (chosen[place] <= 0)).nonzero().flatten()
+        for at in lacking.tolist():
+            piece = views.first_piece(place, int(rows[at]))
+            chosen[place, at] = views.probs[place, piece]
+    mass = chosen.sum(-1, keepdim=True)
+    fused = views.weights @ torch.where(mass > 0, chosen / mass, chosen)
+    total = fused.sum()
+    return views.probs.new_zeros(views.probs.shape[-1]).index_put(
+        (rows,), fused / total if total > 0 else fused
+    )
+
+
+def core(views: Views) -> torch.Tensor:
+    """CoRE (https://arxiv.org/abs/2510.13855): units and members that others confirm count more.
+
+    Each member's probability of a unit is scaled by how near it is to the mean, and the member by
+    the sum of these scales over its entropy; the primary counts at least as much as all others.
+    Where the winner and the primary's own best unit begin alike, they change places.
+    """
+    probs, weights = views.probs, views.weights
+    distance = (probs - weights @ probs).abs()
+    floor = torch.exp(probs.new_tensor(-_CORE_BETA))
+    near = (torch.exp(-_CORE_BETA * distance) - floor) / (1 - floor)  # (members, rows)
+    trust = weights * near.sum(-1) / entropy(probs)
+    if views.primary is not None:
+        others = trust.sum() - trust[views.primary]
+        trust[views.primary] = torch.maximum(trust[views.primary], others)
+    has = probs > 0
+    near = near / ((near * has).sum(-1, keepdim=True) / has.sum(-1, keepdim=True))
+    fused = trust @ (near * probs)
+    fused = fused / fused.sum()
+    if views.primary is not None:
+        best, own = int(fused.argmax()), int(probs[views.primary].argmax())
+        if best != own and _begin_alike(views.union, best, own):
+            fused[[best, own]] = fused[[own, best]]
+    return fused
+
+
+def _begin_alike(union: Union, a: int, b: int) -> bool:
+    if union.is_end(a) or union.is_end(b):
+        return False
+    one, other = union.unit(a), union.unit(b)
+    return one.startswith(other) or other.startswith(one)
+
+
+def entropy(probs: torch.Tensor) -> torch.Tensor:
+    """In nats, kept above 0 so that one may divide by it. (..., rows) to (...)"""
+    nats: torch.Tensor = torch.special.entr(probs).sum(-1)
+    return nats.clamp_min(torch.finfo(probs.dtype).eps)
+
+
+RULES: Final[dict[str, Rule]] = {
+    "mean": mean,
+    "geometric": geometric,
+    "unite": unite,
+    "core": core,
+}
+
+
+def register_fusion(name: str, rule: Rule) -> None:
+    """Make a fusion rule known by a name, for `fusion=...`.
+
+    Raises:
+        ConfigError: the name is taken.
+
+    """
+    register(RULES, "fusion", name, rule)

@@ -1,6 +1,10 @@
 """Gates: is the primary sure enough to decide this step alone? Pure predicates."""
 
+from typing import Final
+
 import torch
+
+DEFAULT_THRESHOLD: Final = 0.5
 
 
 def is_sure(probs: torch.Tensor, threshold: float) -> bool:

@@ -1,6 +1,8 @@
 """A member's own token ids for prompt and answer so far."""
 
 from collections.abc import Sequence
+from copy import copy
+from typing import Self
 
 from gac_core.speller import Speller
 
@@ -33,6 +35,10 @@ class History:
         self._met_foreign = False
         self._is_stale = False  # whether the answer must be encoded anew before it is read
         self._encoded = b""  # the beginning of the answer that was encoded so far
+
+    def copy(self) -> Self:
+        """Another one that goes its own way."""
+        return copy(self)  # nothing in it is changed in place
 
     @property
     def ids(self) -> list[int]:

@@ -27,6 +27,22 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next(i for i in range(count) if a[i] != b[i])
 
 
+def logits_of(model: PreTrainedModel, *, hidden: bool, **inputs: Any) -> torch.Tensor:
+    """The logits of a forward pass; with `hidden`, behind each row what they were computed from."""
+    if not hidden:
+        return model(**inputs).logits  # type: ignore[no-any-return]
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ValueError("the model names no output layer, so its hidden state can not be had")
+    given: list[torch.Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _head, args: given.append(args[0]))
+    try:
+        logits: torch.Tensor = model(**inputs).logits
+    finally:
+        hook.remove()
+    return torch.cat([logits, given[-1].to(logits)], -1)
+
+
 @dataclass(frozen=True)
 class _Chunk:
     """Where the tokens of one forward pass go."""
@@ -183,6 +199,8 @@ class KVMemo:
         sequences: Sequence[Sequence[int]],
         starts: Sequence[int],
         lasts: Sequence[int],
+        *,
+        hidden: bool = False,
     ) -> list[torch.Tensor]:
         """Compute each sequence from its start on; the logits of its last positions.
 
@@ -191,9 +209,10 @@ class KVMemo:
             sequences: whole id sequences.
             starts: the first position of each that is computed anew.
             lasts: how many positions of each are asked about; all of them are new.
+            hidden: whether to put the last hidden state behind each row of logits.
 
         Returns:
-            One (last, rows of the model) tensor per sequence.
+            One (last, rows of the model) tensor per sequence; wider with `hidden`.
 
         """
         order = sorted(range(len(keys)), key=lambda i: self._rows[keys[i]])
@@ -221,14 +240,16 @@ class KVMemo:
         )
         if trims := self._trims_logits and len(wanted) < width:
             options["logits_to_keep"] = torch.tensor(wanted, device=device)
-        logits = self.model(
+        logits = logits_of(
+            self.model,
+            hidden=hidden,
             input_ids=ids,
             attention_mask=self._mask(positions, width, length),
             position_ids=positions if length <= limit + 1 else positions.clamp(max=limit),
             past_key_values=self._cache,
             use_cache=True,
             **options,
-        ).logits  # (batch, wanted or width, rows)
+        )  # (batch, wanted or width, rows)
         results: list[torch.Tensor] = [logits] * len(keys)
         for at, i in enumerate(order):
             self._ids[rows[at]] = list(sequences[i])

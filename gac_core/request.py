@@ -1,26 +1,31 @@
 """One request: what a decoding method reads, and how it says what was chosen.
 
-A method asks for logits with `Ask`, turns them into distributions over the union with
-`Request.to_union`, and emits with `Request.emit`, which extends every member's history.
+A method asks for logits (`Request.ask`), reads them as distributions (`read`), perhaps fuses these
+(`fuse`), and emits (`emit_alone`, `emit_fused`), which extends every member's history.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Final, Self
 
 import torch
 
-from gac_core import fusion
-from gac_core.config import SamplingParams
+from gac_core.config import EnsembleConfig, SamplingParams
 from gac_core.constraint import Constraint
 from gac_core.errors import NonFiniteLogitsError
+from gac_core.fusion import Rule, Views
+from gac_core.gate_head import GateHead
 from gac_core.history import History
 from gac_core.sampling import choose, make_warpers, penalise_repetition, top_row, uniform_at
 from gac_core.scorer import Query, Scorer
 from gac_core.speller import Speller
 from gac_core.steps import DecidedBy, MemberView, Step
 from gac_core.union import Union
+from gac_core.weighting import Likelihood, by_entropy, by_evidence
+
+_PROMPT_CHUNK: Final = 256  # positions of a prompt whose logits are held at a time
 
 
 @dataclass(frozen=True)
@@ -58,20 +63,42 @@ Logits = Mapping[int, Sequence[torch.Tensor]]
 
 @dataclass(frozen=True)
 class Settings:
-    """What all requests of an ensemble share."""
+    """What all requests of an ensemble share.
+
+    Attributes:
+        config: the options, those of the method among them.
+        fusion: the rule of that name.
+        primary: its index in `members`, which lack those of weight 0.
+        gate: of method co_llm.
+
+    """
 
     members: tuple[Member, ...]
     union: Union
-    fusion: fusion.Rule
-    threshold: float
+    config: EnsembleConfig
+    fusion: Rule
     primary: int
-    history: str
+    gate: GateHead | None = None
 
     @cached_property
     def weights(self) -> torch.Tensor:
         """The members' weights, of sum 1, (members,)."""
         weights = [member.weight for member in self.members]
         return torch.tensor(weights, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The members' distributions and what they became.
+
+    Attributes:
+        probs: (size,) over the union.
+        views: each member's distribution over the union, by member index; those that were asked.
+
+    """
+
+    probs: torch.Tensor
+    views: Mapping[int, torch.Tensor]
 
 
 class Request:
@@ -104,45 +131,135 @@ class Request:
         constraint: Constraint | None = None,
     ) -> None:
         assert sampling.seed is not None
+        self.settings = settings
+        self.config = settings.config
         self.members = settings.members
         self.union = settings.union
         self.primary = settings.primary
-        self.threshold = settings.threshold
         self.sampling = sampling
         self.is_chat = is_chat
         self.position = 0
         self.finished = False
         self.was_closed = False
-        reencode = settings.history == "reencode" and not self.union.is_shared
+        reencode = self.config.history == "reencode" and not self.union.is_shared
         self.histories = tuple(
             History(ids, member.speller, reencode=reencode)
             for ids, member in zip(prompts, self.members, strict=True)
         )
-        self._rule = settings.fusion
-        self._seed = sampling.seed
-        self._warpers = make_warpers(sampling)
+        self.seed = sampling.seed
+        self.warpers = make_warpers(sampling)
+        self.constraint = constraint
         self._weights = settings.weights
-        self._constraint = constraint
+        self._texts: tuple[Likelihood, ...] | None = None
+        if self.config.weighting == "posterior" and len(self.members) > 1:
+            self._texts = tuple(Likelihood(history.ids) for history in self.histories)
         self._openings: dict[int, torch.Tensor] = {}
 
-    def ask(self, *members: int) -> Ask:
-        """Ask for the next-token logits of these members, or of all."""
-        chosen = members or range(len(self.members))
-        return Ask({m: (Query(self.histories[m].ids),) for m in chosen})
+    @property
+    def others(self) -> tuple[int, ...]:
+        """The members but the primary."""
+        return tuple(m for m in range(len(self.members)) if m != self.primary)
 
-    def to_probs(self, member: int, logits: torch.Tensor) -> torch.Tensor:
+    @property
+    def steps_left(self) -> int:
+        """How many units may still be emitted."""
+        return self.sampling.max_new_tokens - self.position
+
+    def fork(self) -> Self:
+        """A copy to try out what comes next; what it emits leaves this one as it is."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.histories = tuple(history.copy() for history in self.histories)
+        other._openings = dict(self._openings)
+        if self.constraint is not None:
+            other.constraint = self.constraint.copy()
+        return other
+
+    # ------------------------------------------------ asking and reading
+
+    def prepare(self) -> Generator[Ask, Logits, None]:
+        """What must be known before the first step: how well members predict the prompt.
+
+        Its logits are asked for in pieces, since all of them would be large.
+        """
+        if self.config.weighting != "prompt" or len(self.members) == 1:
+            return
+        scores = [Likelihood(history.ids[:1]) for history in self.histories]
+        longest = max(len(history.ids) for history in self.histories)
+        for end in range(2, longest + _PROMPT_CHUNK, _PROMPT_CHUNK):
+            parts = {
+                m: part
+                for m, history in enumerate(self.histories)
+                if len(part := history.ids[:end]) > max(1, end - _PROMPT_CHUNK)
+            }
+            logits = yield Ask(
+                {m: (Query(part, scores[m].last(part)),) for m, part in parts.items()}
+            )
+            for m, part in parts.items():
+                scores[m].see(part, logits[m][0])
+        logs = [
+            s.total / max(1, len(h.ids) - 1) for s, h in zip(scores, self.histories, strict=True)
+        ]
+        self._weights = by_evidence(
+            self._weights, torch.tensor(logs, dtype=torch.float64), self.config.temper
+        )
+
+    def ask(self, *members: int, hidden: bool = False) -> Ask:
+        """Ask for the next-token logits of these members, or of all.
+
+        Args:
+            members: their indices.
+            hidden: also for the last hidden state, see `hidden_state`.
+
+        """
+        queries = {}
+        for m in members or range(len(self.members)):
+            ids = self.histories[m].ids
+            last = 1 if self._texts is None else self._texts[m].last(ids)
+            queries[m] = (Query(ids, last, hidden=hidden),)
+        return Ask(queries)
+
+    def read(self, logits: Logits) -> dict[int, torch.Tensor]:
+        """The probabilities of each member that was asked over its own rows, by member index.
+
+        Args:
+            logits: the answer to `ask`.
+
+        Raises:
+            NonFiniteLogitsError: they are no distribution.
+
+        """
+        own = {}
+        for m in sorted(logits):
+            (rows,) = logits[m]
+            rows = rows[:, : self.members[m].scorer.rows]
+            own[m] = self.to_probs(m, rows[-1])
+            if self._texts is not None:
+                self._texts[m].see(self.histories[m].ids, self.union.mask(m, rows))
+        return own
+
+    def hidden_state(self, member: int, logits: Logits) -> torch.Tensor:
+        """A member's last hidden state behind its history, (width,), if it was asked for."""
+        return logits[member][0][-1, self.members[member].scorer.rows :]
+
+    def to_probs(
+        self, member: int, logits: torch.Tensor, ids: Sequence[int] | None = None
+    ) -> torch.Tensor:
         """A member's probabilities over its own rows; 0 where a row is neither text nor END.
 
         Args:
+            member: whose they are.
             logits: (rows,).
+            ids: behind which they stand; its history by default.
 
         Raises:
             NonFiniteLogitsError: they are no distribution.
 
         """
         if self.sampling.repetition_penalty != 1.0:
-            ids = torch.tensor(self.histories[member].ids, device=logits.device)
-            logits = penalise_repetition(logits, ids, self.sampling.repetition_penalty)
+            ids = self.histories[member].ids if ids is None else ids
+            seen = torch.tensor(ids, device=logits.device)
+            logits = penalise_repetition(logits, seen, self.sampling.repetition_penalty)
         probs = self.union.mask(member, logits).softmax(-1)
         if not math.isfinite(probs[0]):  # NaN spreads over all rows
             raise NonFiniteLogitsError(
@@ -164,14 +281,64 @@ class Request:
             out = out.index_add(0, plain, out[spaced]).index_fill(0, spaced, 0.0)
         return out
 
-    def fuse(self, probs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """All members' distributions over the union as one, (size,)."""
-        stacked = torch.stack(list(probs))  # (members, size), in the most precise of their types
-        return self._rule(stacked, self._weights.to(stacked))
+    # ------------------------------------------------ deciding
+
+    def weights_of(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
+        """How much these members count at this step, of sum 1.
+
+        Args:
+            members: their indices.
+            probs: their distributions, (members, rows).
+
+        """
+        weights = self._weights[list(members)].to(probs)
+        weights = weights / weights.sum()
+        if len(members) == 1:
+            return weights
+        if self.config.weighting == "entropy":
+            return by_entropy(weights, probs, self.config.temper)
+        if self._texts is not None:
+            logs = torch.tensor([self._texts[m].total for m in members]).to(probs)
+            return by_evidence(weights, logs, self.config.temper)
+        return weights
+
+    def fuse(self, own: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
+        """The distributions of some members over their own rows as one over the union.
+
+        Args:
+            own: by member index, as `read` gives them.
+            rule: instead of the ensemble's.
+
+        """
+        members = tuple(sorted(own))
+        views = {m: self.to_union(m, own[m]) for m in members}
+        return self.fuse_views(views, rule)
+
+    def fuse_views(self, views: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
+        """`fuse`, of distributions that are over the union already."""
+        members = tuple(sorted(views))
+        probs = torch.stack([views[m] for m in members])  # in the most precise of their types
+        fused = (rule or self.settings.fusion)(
+            Views(
+                probs,
+                self.weights_of(members, probs),
+                members.index(self.primary) if self.primary in members else None,
+                self.union,
+                members,
+                partial(self._first_piece, members),
+                None if self.constraint is None else self._allowed(alone=False),
+            )
+        )
+        return Fused(fused, views)
+
+    def _first_piece(self, members: Sequence[int], place: int, row: int) -> int:
+        member = members[place]
+        token = self.members[member].speller.spell(self.union.unit(row))[0]
+        return self.union.row_of(member, token)
 
     def legal(self, probs: torch.Tensor) -> torch.Tensor:
         """The primary's own distribution given the grammar; unchanged without one. (rows,)"""
-        if self._constraint is None:
+        if self.constraint is None:
             return probs
         legal = probs * self._allowed(alone=True)
         mass = legal.sum()
@@ -184,23 +351,23 @@ class Request:
         nobody wants what may come, the way to the end is taken.
         """
         greedy = self.sampling.temperature == 0.0
-        uniform = None if greedy else uniform_at(self._seed, self.position)
-        if self._constraint is None:
-            return choose(probs, self._warpers, uniform)
+        uniform = None if greedy else uniform_at(self.seed, self.position)
+        if self.constraint is None:
+            return choose(probs, self.warpers, uniform)
         legal = probs * self._allowed(alone=alone)
         if float(legal.max()) > 0.0:
-            row = choose(legal, self._warpers, uniform)
+            row = choose(legal, self.warpers, uniform)
             if self._leaves_room(row, alone=alone):
                 return row
             self.was_closed = True
         ends = self.union.vocabularies[self.primary].end_ids if alone else self.union.end_rows
-        token = self._constraint.next_of_end()
+        token = self.constraint.next_of_end()
         return min(ends) if token is None else token
 
     def _allowed(self, *, alone: bool) -> torch.Tensor:
         """Which of the union's rows, or of the primary's own, the grammar lets come."""
-        assert self._constraint is not None
-        allowed = self._constraint.allowed()
+        assert self.constraint is not None
+        allowed = self.constraint.allowed()
         if self._opens_spaced(alone=alone):  # " x" is a way to write "x" here
             spaced, plain = self.union.spaced_pairs
             mapped = allowed[plain]
@@ -209,7 +376,7 @@ class Request:
         return allowed[self.union.primary_rows] if alone else allowed
 
     def _leaves_room(self, row: int, *, alone: bool) -> bool:
-        assert self._constraint is not None
+        assert self.constraint is not None
         vocabulary = self.union.vocabularies[self.primary]
         if row in vocabulary.end_ids if alone else self.union.is_end(row):
             return True
@@ -221,12 +388,12 @@ class Request:
             for member, history in zip(self.members, self.histories, strict=True)
             if (limit := member.scorer.context_size) is not None
         ]
-        return self._constraint.leaves_room(core, steps, rooms)
+        return self.constraint.leaves_room(core, steps, rooms)
 
     @property
     def is_complete(self) -> bool:
         """Whether a grammar lets nothing more come."""
-        return self._constraint is not None and self._constraint.is_complete
+        return self.constraint is not None and self.constraint.is_complete
 
     def _opens_spaced(self, *, alone: bool) -> bool:
         """Whether a leading space is only a way to open the answer, for who decides this step."""
@@ -235,32 +402,32 @@ class Request:
         opener = self.members[self.primary if alone else 0]
         return opener.opens_with_space or (not alone and self._merges_openings)
 
-    def emit_fused(self, fused: torch.Tensor, probs: Sequence[torch.Tensor]) -> Step:
-        """Choose from the fused distribution and tell every member.
-
-        Args:
-            fused: (size,).
-            probs: each member's distribution over the union.
-
-        """
-        row = self._choose(fused, alone=False)
-        tops = [top_row(p) for p in probs]
+    def emit_fused(self, fused: Fused) -> Step:
+        """Choose from the fused distribution and tell every member."""
+        probs = fused.probs
+        row = self._choose(probs, alone=False)
         unit, is_end = self.union.unit(row), self.union.is_end(row)
+        tops = {m: top_row(view) for m, view in fused.views.items()}
         leads = self._fused_leads(unit)
         shown = self._shown if any(leads) else bytes
         views = tuple(
-            MemberView(m.name, shown(self.union.unit(top)), float(p[top]), float(p[row]))
-            for m, p, top in zip(self.members, probs, tops, strict=True)
+            MemberView(
+                self.members[m].name,
+                shown(self.union.unit(tops[m])),
+                float(view[tops[m]]),
+                float(view[row]),
+            )
+            for m, view in fused.views.items()
         )
         if not is_end:
             core = unit.removeprefix(b" ") if any(leads) else unit
-            for history, lead, top in zip(self.histories, leads, tops, strict=True):
+            for m, (history, lead) in enumerate(zip(self.histories, leads, strict=True)):
                 token = row if self.union.is_shared and lead + core == unit else None
-                history.append(lead + core, token, is_foreign=top != row)
+                history.append(lead + core, token, is_foreign=tops.get(m) != row)
             unit = core
         decided_by: DecidedBy = "ensemble" if len(self.members) > 1 else "primary"
-        step = Step(unit, is_end, "", float(fused[row].log()), decided_by, views)
-        return self._emitted(step, fused, self.union.unit, shown)
+        step = Step(unit, is_end, "", float(probs[row].log()), decided_by, views)
+        return self._emitted(step, probs, self.union.unit, shown)
 
     def emit_alone(self, probs: torch.Tensor) -> Step:
         """Choose from the primary's distribution over its own rows and tell every member."""
@@ -293,8 +460,8 @@ class Request:
         """The step with its alternatives; the request has moved on by one position."""
         self.position += 1
         self._openings.clear()
-        if self._constraint is not None and not step.is_end:
-            self._constraint.advance(step.unit)
+        if self.constraint is not None and not step.is_end:
+            self.constraint.advance(step.unit)
         if not self.sampling.logprobs:
             return step
         values, rows = probs.topk(min(self.sampling.top_logprobs, len(probs)))
@@ -338,8 +505,9 @@ class Request:
         spaced, plain = self.union.rows.get(b" " + core), self.union.rows.get(core)
         leads = []
         for m in range(count):
-            if spaced is not None and plain is not None:
-                likes_space = bool(self._openings[m][spaced] > self._openings[m][plain])
+            if spaced is not None and plain is not None and m in self._openings:
+                view = self._openings[m]
+                likes_space = bool(view[spaced] > view[plain])
             else:
                 likes_space = self.members[m].opens_with_space
             leads.append(b" " if likes_space else b"")

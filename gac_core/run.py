@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from gac_core.errors import MemberError
-from gac_core.methods import Method
+from gac_core.methods import Decoder, Method
 from gac_core.request import Ask, Logits, Request
 from gac_core.steps import FinishReason, MemberUsage, Outcome, Step, Usage
 from gac_core.text import StopMatcher, TextDecoder
@@ -32,7 +32,7 @@ class Run:
     def __init__(self, method: Method, request: Request, sink: Sink) -> None:
         self.request = request
         self._sink = sink
-        self._decoder = method(request)
+        self._decoder = _decode(method, request)
         self._text = TextDecoder()
         # A stop string ends the free text beside tools, but cuts no call in half.
         until = CALL_OPENS if request.sampling.grammar is not None else ""
@@ -118,3 +118,8 @@ class Run:
         seed = request.sampling.seed
         assert seed is not None
         return Outcome(reason, self._stops.matched, usage, seed)
+
+
+def _decode(method: Method, request: Request) -> Decoder:
+    yield from request.prepare()
+    yield from method(request)

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from gac_core.errors import MemberError
-from gac_core.kv_memo import KVMemo, input_device, why_not
+from gac_core.kv_memo import KVMemo, input_device, logits_of, why_not
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class Query:
     Args:
         ids: a whole history; not empty, and not changed afterwards.
         last: how many positions, 1 to ``len(ids)``.
+        hidden: whether each row of logits is to be followed by the last hidden state.
         branch: tells apart several queries of one request to one member; queries of the same
             branch share the memo's row.
 
@@ -37,6 +38,7 @@ class Query:
 
     ids: Sequence[int]
     last: int = 1
+    hidden: bool = False
     branch: Hashable = 0
 
     def __post_init__(self) -> None:
@@ -70,6 +72,7 @@ class Scorer:
 
     Attributes:
         rows: the number of logits per position.
+        width: of the last hidden state.
         context_size: the longest sequence, or None if the model names no limit.
         has_memo: whether positions are computed once only.
         stats: what was computed so far.
@@ -82,6 +85,7 @@ class Scorer:
         config: Any = model.config.get_text_config()
         head = model.get_output_embeddings()
         self.rows = int(getattr(head, "out_features", None) or config.vocab_size)
+        self.width = int(getattr(config, "hidden_size", 0))
         limit = getattr(config, "max_position_embeddings", None)
         self.context_size = int(limit) if limit else None
         self.device = input_device(model)
@@ -109,7 +113,8 @@ class Scorer:
             keys: the memo's row of each query, one query a row; without them nothing is kept.
 
         Returns:
-            One (query.last, rows) tensor per query, in float32 or the model's float64.
+            One (query.last, rows) tensor per query, in float32 or the model's float64; with
+            `hidden` it is (query.last, rows + width).
 
         Raises:
             MemberError: the forward pass failed.
@@ -149,7 +154,7 @@ class Scorer:
         options: dict[str, Any] = {"use_cache": False}
         if self._takes_logits_to_keep:
             options["logits_to_keep"] = query.last
-        logits: torch.Tensor = self.model(input_ids=ids, **options).logits
+        logits = logits_of(self.model, hidden=query.hidden, input_ids=ids, **options)
         return _full_precision(logits[0, -query.last :])
 
     def _with_memo(self, queries: Sequence[Query], keys: Sequence[Hashable]) -> list[torch.Tensor]:
@@ -168,11 +173,15 @@ class Scorer:
                     [queries[i].ids for i in group],
                     [starts[i] for i in group],
                     [queries[i].last for i in group],
+                    hidden=any(queries[i].hidden for i in group),
                 )
                 self.stats.forwards += 1
                 self.stats.positions += sum(lengths[i] for i in group)
                 results.update(zip(group, map(_full_precision, logits), strict=True))
-        return [results[i] for i in range(len(queries))]
+        return [
+            results[i] if query.hidden else results[i][:, : self.rows]
+            for i, query in enumerate(queries)
+        ]
 
     def _shelf(self, key: Hashable, length: int) -> KVMemo:
         """The memo for sequences of about this length.

@@ -83,6 +83,22 @@ class Union:
         rows.update((data, start + n) for n, data in enumerate(self._units[start:]))
         return rows
 
+    def has(self, member: int) -> torch.Tensor:
+        """Which rows a member has a token for, (size,) of bool."""
+        return self._has[member]
+
+    @cached_property
+    def _has(self) -> tuple[torch.Tensor, ...]:
+        return tuple(
+            self.project(m, allowed.float()) > 0 for m, allowed in enumerate(self._allowed)
+        )
+
+    def row_of(self, member: int, token: int) -> int:
+        """The row of a member's own text token."""
+        if self.is_shared:
+            return token
+        return self.rows[self.vocabularies[member].token_bytes[token]]
+
     @cached_property
     def spaced_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Rows of the units " x" and of "x", for every x that has both. (pairs,) each.

@@ -10,7 +10,6 @@ import torch
 
 from gac_core import Ensemble, Output, SamplingParams
 from gac_core.ensemble import Prompt
-from gac_core.methods import METHODS as GENERATORS
 from gac_core.naive import run_naively
 from gac_core.request import Request
 from gac_core.vocabulary import Kind
@@ -48,7 +47,7 @@ def naively(ensemble: Ensemble, prompt: Prompt, **sampling: Any) -> tuple[Output
         is_chat=not isinstance(prompt, str),
         constraint=parts.constraint(params, ids),
     )
-    return run_naively(GENERATORS[ensemble.config.method], request), request
+    return run_naively(parts.method, request), request
 
 
 def assert_same(a: Output, b: Output) -> None:

@@ -82,7 +82,7 @@ def test_explain_shows_every_members_view(
         (["run", "-m", "./nowhere", "Hello"], 3, "there is no folder ./nowhere"),
         (["run", "-c", "nowhere.yaml", "Hello"], 2, "`gac config` writes one"),
         (["run", "--temperature", "-1", "Hello"], 2, "temperature"),
-        (["run", "--method", "magic", "Hello"], 2, "'every_step' or 'cascade'"),
+        (["run", "--method", "magic", "Hello"], 2, "no method 'magic'"),
         (["run", "--weights", "a,b", "Hello"], 2, "must be numbers with commas"),
         (["run", "--weights", "1", "Hello"], 2, "3 models and 1 weights"),
         (["run", "-c", "x.yaml", "-m", "y", "Hello"], 2, "leave --model, --weights out"),

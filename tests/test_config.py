@@ -45,7 +45,7 @@ TWO = ({"model": "a"}, {"model": "b"})
         ({"members": ({"model": "a", "weight": -1},)}, "members.0.weight"),
         ({"members": ({"model": "a", "name": "x"}, {"model": "b", "name": "x"})}, "same name"),
         ({"members": TWO, "threshold": 0.5}, "threshold needs method cascade"),
-        ({"members": TWO, "method": "magic"}, "method: .*'every_step' or 'cascade'"),
+        ({"members": TWO, "method": "magic"}, "no method 'magic'; there are every_step, cascade"),
         (
             {"members": ({"model": "a", "device": "cpu", "device_map": "auto"},)},
             "device and device_map exclude each other",

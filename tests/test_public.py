@@ -19,6 +19,7 @@ def test_the_public_names() -> None:
         *("MemberConfig", "MemberError", "MemberUsage", "MemberView", "NonFiniteLogitsError"),
         *("Outcome", "Output", "PromptError", "RewritesTextError", "SamplingParams", "Step"),
         *("Stream", "Usage", "VocabularyError"),
+        *("Ask", "Fused", "Query", "Request", "Views", "register_fusion", "register_method"),
     }
     assert all(hasattr(gac_core, name) for name in gac_core.__all__)
 

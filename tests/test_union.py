@@ -21,6 +21,7 @@ def test_law_4_mass_is_kept_and_masked_units_are_0(
     names: list[str], seed: int, data: st.DataObject
 ) -> None:
     vocabularies = vocabularies_of(names)
+    spellers = [speller_of(n) for n in names]
     primary = data.draw(st.integers(0, len(names) - 1))
     union = Union(vocabularies, primary)
     generator = torch.Generator().manual_seed(seed)
@@ -41,8 +42,16 @@ def test_law_4_mass_is_kept_and_masked_units_are_0(
             found[union.unit(row)] = found.get(union.unit(row), 0) + p
         for unit, p in expected.items():
             assert found[unit] == pytest.approx(p, abs=1e-6)
+    views = fusion.Views(
+        torch.stack(probs),
+        weights / weights.sum(),
+        primary,
+        union,
+        tuple(range(len(names))),
+        lambda m, row: union.row_of(m, spellers[m].spell(union.unit(row))[0]),
+    )
     for rule in fusion.RULES.values():
-        fused = rule(torch.stack(probs), weights / weights.sum())
+        fused = rule(views)
         assert torch.isfinite(fused).all()
         assert float(fused.sum()) == pytest.approx(1.0, abs=1e-5)
         allowed = [r for r in range(union.size) if union.unit(r) or union.is_end(r)]

@@ -1,7 +1,8 @@
 """Decoding methods, one generator a file.
 
 A method is plain sequential code for one request: it yields `Ask` and is sent the logits, and it
-yields `Step`. It touches no model, cache, thread or batch.
+yields `Step`. It touches no model, cache, thread or batch. Add one of your own with
+`register_method`.
 """
 
 from collections.abc import Callable, Generator
@@ -9,6 +10,7 @@ from typing import Final
 
 from gac_core.methods.cascade import cascade
 from gac_core.methods.every_step import every_step
+from gac_core.registered import register
 from gac_core.request import Ask, Logits, Request
 from gac_core.steps import Step
 
@@ -16,3 +18,13 @@ Decoder = Generator[Ask | Step, Logits, None]
 Method = Callable[[Request], Decoder]
 
 METHODS: Final[dict[str, Method]] = {"every_step": every_step, "cascade": cascade}
+
+
+def register_method(name: str, method: Method) -> None:
+    """Make a method known by a name, for `method=...`.
+
+    Raises:
+        ConfigError: the name is taken.
+
+    """
+    register(METHODS, "method", name, method)

@@ -1,0 +1,54 @@
+"""Methods and fusion rules by name: built in, registered, or brought by an installed package.
+
+A package brings some as entry points of the groups `gac.method` and `gac.fusion`.
+"""
+
+from collections.abc import Iterable, MutableMapping
+from importlib.metadata import entry_points
+from typing import Any
+
+from gac_core.errors import ConfigError
+
+
+def register(known: MutableMapping[str, Any], kind: str, name: str, function: Any) -> None:
+    """Add a function.
+
+    Args:
+        known: functions by name.
+        kind: what they are, for messages.
+        name: of the function.
+        function: to add.
+
+    Raises:
+        ConfigError: the name is taken, or the function can not be called.
+
+    """
+    if not callable(function):
+        raise ConfigError(f"{kind} {name} must be a function, not {function!r:.80}")
+    if known.get(name, function) is not function:
+        raise ConfigError(f"there is a {kind} {name!r} already; choose another name")
+    known[name] = function
+
+
+def find(known: MutableMapping[str, Any], kind: str, name: str, also: Iterable[str] = ()) -> Any:
+    """The function of a name, perhaps from an entry point.
+
+    Args:
+        known: functions by name.
+        kind: what they are.
+        name: of the function.
+        also: further names for messages.
+
+    Raises:
+        ConfigError: nobody knows the name.
+
+    """
+    if name not in known:
+        for point in entry_points(group=f"gac.{kind}", name=name):
+            known[name] = point.load()
+    if name not in known:
+        there_are = ", ".join([*known, *also])
+        raise ConfigError(
+            f"there is no {kind} {name!r}; there are {there_are}, and what you register"
+        )
+    return known[name]
