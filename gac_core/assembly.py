@@ -54,7 +54,7 @@ class Assembly:
             GateHead.load(config.gate, members[primary].scorer.width) if config.gate else None,
         )
         self.method: Method = find(METHODS, "method", config.method)
-        self.grammars = GrammarEngine(self.settings.union)
+        self.grammars = GrammarEngine(self.settings.units)
         self.engine = Engine(members, config.max_batch)
         self.render_lock = threading.Lock()
 

@@ -1,4 +1,4 @@
-"""The `gac` command: run, chat, eval, vocab, config.
+"""The `gac` command: run, chat, eval, fit-gate, vocab, config.
 
 What takes seconds to import is imported where it is used, so that help and mistakes answer at once.
 """
@@ -17,7 +17,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
+from gac_core.config import METHODS, EnsembleConfig, MemberConfig, SamplingParams
 from gac_core.errors import (
     ConfigError,
     GacError,
@@ -26,7 +26,18 @@ from gac_core.errors import (
     VocabularyError,
 )
 from gac_core.grammar import Grammar
-from gac_core.terminal import Bars, Explanation, Words, err, evaluation_tables, out, summary
+from gac_core.terminal import (
+    Bars,
+    Explanation,
+    Words,
+    comparison_table,
+    err,
+    evaluation_tables,
+    gate_table,
+    left_out,
+    out,
+    summary,
+)
 
 if TYPE_CHECKING:
     from gac_core.ensemble import Ensemble, Prompt
@@ -60,14 +71,17 @@ ConfigFile = Annotated[
 Weights = Annotated[
     str | None, typer.Option(help="One number per model, with commas: 0.6,0.4. Default: equal.")
 ]
-Method = Annotated[str | None, typer.Option(help="every_step (default) or cascade.")]
+Method = Annotated[
+    str | None, typer.Option(help=f"{', '.join(METHODS)}, or a preset. Default: {METHODS[0]}.")
+]
 Threshold = Annotated[
     float | None,
-    typer.Option(help="Cascade: the first model decides alone above this probability."),
+    typer.Option(
+        help="cascade: the first model decides alone above this probability; co_llm: the others "
+        "are asked above this one."
+    ),
 ]
-Primary = Annotated[
-    int | None, typer.Option(help="Which model a cascade asks first, from 0. Default: 0.")
-]
+Primary = Annotated[int | None, typer.Option(help="Which model is asked first; 0 by default.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Steps at most. Default: 256.")]
@@ -204,7 +218,17 @@ def evaluate(
     dtype: Dtype = "auto",
     items: Annotated[int, typer.Option(help="Questions per task.")] = 300,
     task: Annotated[
-        list[str] | None, typer.Option(help="Only this task; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(
+            help="Only this task; may be repeated. Default: all but report, which has long answers."
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every method and preset, and controls that fuse nothing.")
+    ] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this row of --all beside the members; may be repeated."),
     ] = None,
     threshold: Annotated[
         list[float] | None,
@@ -219,39 +243,143 @@ def evaluate(
     fact in a text, arithmetic, word problems, tool calls and what is said of their results, and
     extraction into JSON. An answer counts if it is exactly the right one.
 
-    Example: gac eval --items 50 --task retrieval --threshold 0.9
+    The controls of --all spend what an ensemble spends, without fusing: self_consistency (the best
+    member, sampled as often as there are members, and a majority vote), routing (the best member
+    for each task) and rerank (of all members' answers the one that all find most likely). The best
+    are chosen on questions of another seed.
+
+    Examples: gac eval --items 50 --task retrieval --threshold 0.9;
+    gac eval --method every_step --method rerank
     """
     import torch
 
-    from gac_core import evaluation
+    from gac_core import evaluation, results
+    from gac_core.ensemble import POCKET_GATE
 
+    everything = everything or bool(method)
+    if everything and threshold:
+        raise ConfigError(
+            "--threshold is for the cascades measured without --all and --method; for theirs, put "
+            "threshold into a --config file"
+        )
     placed = Placement(model, config, weights, None, None, primary, device, dtype)
-    thresholds = tuple(threshold) if threshold else evaluation.THRESHOLDS
-    asked = evaluation.Settings(items, seed, thresholds, tuple(task or ()))
+    asked = evaluation.Settings(
+        items,
+        seed,
+        tuple(threshold or evaluation.THRESHOLDS),
+        tuple(task or ()),
+        everything,
+        tuple(method or ()),
+        str(POCKET_GATE) if placed.is_pocket and not primary else None,
+    )
     ensemble_config = placed.load(lazy=True).config
     if placed.is_pocket:
         torch.set_num_threads(1)  # more would only wait for one another on models this small
-    rows: list[evaluation.Row] = []
+    rows: list[results.Row] = []
     interrupted = False
     with Bars() as bars:
         try:
             for row in evaluation.evaluate(
-                ensemble_config, asked, on_system=bars.begin, on_answer=bars.advance
+                ensemble_config,
+                asked,
+                on_system=bars.begin,
+                on_answer=bars.advance,
+                on_skip=left_out,
             ):
                 rows.append(row)  # noqa: PERF402  (what was measured outlives Ctrl-C)
         except KeyboardInterrupt:
             interrupted = True
     if json and rows:
-        typer.echo(dumps(evaluation.as_json(rows), indent=1))
+        typer.echo(dumps(results.as_json(rows), indent=1))
     elif rows:
-        for table in evaluation_tables(rows):
+        for table in [comparison_table(rows)] if everything else evaluation_tables(rows):
             out().print(table)
             out().print()
-        if said := evaluation.verdict(rows):
+        if said := results.verdict(rows):
             out().print(said, markup=False)
     if interrupted:
         err().print("Interrupted; what was complete is above.", style="dim")
         raise KeyboardInterrupt
+
+
+@app.command("fit-gate")
+def fit_gate(
+    *,
+    model: Models = None,
+    config: ConfigFile = None,
+    weights: Weights = None,
+    primary: Primary = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help='One question a line; or, in a .jsonl file, one {"messages": [...]} or '
+            '{"prompt": "..."} (raw text to go on with) a line. Default: pocket questions.'
+        ),
+    ] = None,
+    items: Annotated[int, typer.Option(min=1, help="Prompts at most.")] = 600,
+    max_new_tokens: MaxNewTokens = None,
+    cost: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="What asking the others costs at a step, in nats; more defers less. Default: 0.02.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Other questions for another seed.")] = 0,
+    output: Annotated[Path, typer.Option("--out", "-o", help="Write the gate here.")] = Path(
+        "gate.safetensors"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Fit the gate of method co_llm: where is it worth asking the others?
+
+    All models are asked at every step of the answers to the prompts. The gate, a linear head over
+    the first model's last hidden state, learns at which steps their fusion is surer of what it
+    chose than that model alone. It is judged on a fifth of the prompts that it did not see. A
+    gate belongs to its first model and the others it was fitted with.
+
+    Example: gac fit-gate -m org/a -m org/b --prompts questions.txt;
+    then method: co_llm and gate: gate.safetensors in an ensemble.yaml
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    from gac_core import gate_fitting
+    from gac_core.ensemble import Ensemble
+
+    if output.exists() and not force:
+        raise ConfigError(f"{output} exists; add --force to overwrite it")
+    if not output.parent.is_dir():  # better known before the minutes it takes
+        raise ConfigError(f"{output} can not be written: there is no folder {output.parent}")
+    placed = Placement(model, config, weights, None, None, primary, device, dtype)
+    recording = gate_fitting.recording_config(placed.load(lazy=True).config)
+    if prompts is not None:
+        lines = _read(prompts, "--prompts").splitlines()
+        is_jsonl = prompts.suffix == ".jsonl"
+        asked = gate_fitting.parse_prompts(lines, is_jsonl=is_jsonl, seed=seed)[:items]
+    elif placed.is_pocket:
+        torch.set_num_threads(1)  # more would only wait for one another on models this small
+        asked = gate_fitting.pocket_prompts(items, seed)
+    else:
+        raise ConfigError("--prompts is needed with models of your own: a file, one prompt a line")
+    sampling = _sampling(max_new_tokens, 0.0, 1.0, None, None)
+    with Bars() as bars, Ensemble.from_config(recording, progress=False) as ensemble:
+        bars.begin("recording", len(asked))
+        known, held_out = gate_fitting.record(ensemble, asked, sampling, bars.advance)
+    gate = gate_fitting.fit(known, gate_fitting.COST if cost is None else cost)
+    try:
+        gate.save(output)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{output} can not be written: {error}") from error
+    found = gate_fitting.quality(gate, held_out)
+    if json:
+        typer.echo(dumps(found.as_json(), indent=1))
+    else:
+        out().print(gate_table(found))
+        out().print(f"\n{output} is written: method co_llm, gate {output}", markup=False)
 
 
 @app.command()

@@ -135,7 +135,7 @@ PRESETS: Final[dict[str, dict[str, str]]] = {  # names in the field for ways to 
 }
 
 _ONLY_FOR: Final = {  # what no other method would listen to
-    "threshold": ("cascade", "co_llm"),
+    "threshold": ("cascade", "safe", "co_llm"),
     "block": ("safe",),
     "sharpen": ("safe",),
     "paths": ("chared",),
@@ -178,7 +178,7 @@ class EnsembleConfig(_Checked):
         None,
         ge=0.0,
         description="cascade: the primary decides alone above this probability, 0.5 if left out; "
-        "co_llm: the others are asked above this one",
+        "safe: it is not questioned above this one; co_llm: the others are asked above this one",
     )
     block: int = Field(5, ge=1, le=64, description="safe: tokens the primary drafts at a time")
     sharpen: Literal["geometric", "prefix", "none"] = Field(
@@ -270,6 +270,33 @@ class EnsembleConfig(_Checked):
             for name in fields
             if name != "members" and getattr(self, name) != fields[name].default
         )
+
+    def with_method(self, method: str, **options: Any) -> "EnsembleConfig":
+        """The same ensemble by another method or preset.
+
+        Options that mean nothing to it are left out, and so is what another method understands in
+        its own way (threshold).
+
+        Args:
+            method: its name.
+            options: others than this ensemble's.
+
+        Raises:
+            ConfigError: the method lacks an option that it needs.
+
+        """
+        preset = PRESETS.get(method, {})
+        base = "every_step" if preset else method
+        kept = {
+            name: getattr(self, name)
+            for name in self.changed - {"method", *preset}
+            if (name not in _ONLY_FOR or base == self.method) and base not in _NOT_FOR.get(name, ())
+        }
+        if method == "chared" and kept.get("weighting") == "posterior":
+            del kept["weighting"]
+        if {**kept, **preset}.get("weighting", "fixed") == "fixed":
+            kept.pop("temper", None)
+        return self.of({"members": self.members, "method": method, **kept, **options})
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -18,6 +18,7 @@ from gac_core.config import MAX_SEED, EnsembleConfig, MemberConfig, SamplingPara
 from gac_core.engine import OnError, Ticket
 from gac_core.errors import CannotSpellError, ConfigError, EngineClosedError, PromptError
 from gac_core.loading import Loaded, member_names
+from gac_core.methods import check
 from gac_core.prompt import Message, check_text, render_prompt
 from gac_core.request import Member, Request
 from gac_core.run import Sink
@@ -33,6 +34,9 @@ POCKET_MEMBERS: Final = ("ada", "bo", "cy")
 def pocket_folder(name: str) -> Path:
     """Where an embedded member is."""
     return Path(str(files("gac_core.pocket"))) / "members" / name
+
+
+POCKET_GATE: Final = pocket_folder("gate.safetensors")
 
 
 class Ensemble:
@@ -66,13 +70,16 @@ class Ensemble:
 
         Args:
             lazy: load when first used.
-            options: of `EnsembleConfig`, and `weights`.
+            options: of `EnsembleConfig`, and `weights`. Method co_llm needs no gate if the
+                primary is the first, for which one is embedded, too.
 
         """
         members = [
             MemberConfig(model=str(pocket_folder(name)), name=name, device="cpu", dtype="float32")
             for name in POCKET_MEMBERS
         ]
+        if options.get("method") == "co_llm" and options.get("primary", 0) == 0:
+            options = {"gate": str(POCKET_GATE), **options}
         config = config_of(members, options)
         return cls(config, partial(load_used, config, progress=False), lazy=lazy)
 
@@ -395,6 +402,7 @@ class Ensemble:
         if options:
             given = {name: getattr(sampling, name) for name in sampling.model_fields_set}
             sampling = SamplingParams.of({**given, **options})
+        check(self.config, sampling)
         if sampling.seed is None:
             seed = secrets.randbelow(MAX_SEED) if sampling.temperature else 0
             sampling = sampling.model_copy(update={"seed": seed})

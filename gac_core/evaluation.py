@@ -1,46 +1,61 @@
-"""Each member alone, the ensemble and its cascade on the same questions, side by side.
+"""Members alone, methods and controls on the same questions, side by side.
 
 The questions are the pocket tasks: program-generated, held out from the pocket members' training,
 each with one right answer. Any ensemble can be asked them.
 """
 
-import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final, Literal
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Final
 
 import numpy as np
 
+from gac_core import methods
 from gac_core.assembly import load_used
-from gac_core.config import EnsembleConfig, SamplingParams
+from gac_core.config import METHODS, PRESETS, EnsembleConfig
+from gac_core.controls import Answers, greedy, rerank, routing, self_consistency
 from gac_core.ensemble import Ensemble
-from gac_core.errors import ConfigError
+from gac_core.errors import ConfigError, GacError
 from gac_core.loading import member_names
 from gac_core.pocket import tasks
 from gac_core.pocket.tasks import Item
-from gac_core.steps import Output
-
-Kind = Literal["member", "method", "control"]
+from gac_core.results import Kind, Row
 
 THRESHOLDS: Final = (0.5, 0.9, 0.95, 0.99)
-_LONGEST_ANSWER: Final = 160  # tokens; right answers have at most about 100
-_RESAMPLES: Final = 10_000
+CONTROLS: Final = ("self_consistency", "routing", "rerank")
+
+_APPEND: Final = "every_step_append"
+_AFTER_PRESETS: Final = ("twist", "co_llm")  # their own kinds: beam searches, a trained gate
+_DEVELOPMENT_ITEMS: Final = 100  # per task, at most
+
+
+def methods_and_controls() -> tuple[str, ...]:
+    """The rows beside the members', in order, when everything is measured."""
+    names = [*(n for n in METHODS if n not in _AFTER_PRESETS), *PRESETS, *_AFTER_PRESETS]
+    first, *others = [n for n in names if n in PRESETS or n in methods.METHODS]
+    return first, _APPEND, *others, *CONTROLS
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is asked of every system.
+    """What is asked, and of whom beside the members.
 
     Attributes:
         items: questions per task.
         seed: of the questions.
-        thresholds: of the cascades.
-        tasks: of `gac_core.pocket.tasks.JUDGED`; all if empty.
+        thresholds: of the cascades; not used with `everything`.
+        tasks: of `JUDGED` and `LONG` in `gac_core.pocket.tasks`; all of `JUDGED` if empty.
+        everything: every method, a cascade at the configured threshold, and the controls, instead
+            of every step and some cascades.
+        only: the rows of `methods_and_controls` that are wanted; all if empty.
+        gate: for method co_llm, if the ensemble is not configured with one.
 
     Raises:
-        ConfigError: an unknown task, or no items.
+        ConfigError: an unknown task or row, or no items.
 
     """
 
@@ -48,15 +63,22 @@ class Settings:
     seed: int = 0
     thresholds: tuple[float, ...] = THRESHOLDS
     tasks: tuple[str, ...] = ()
+    everything: bool = False
+    only: tuple[str, ...] = ()
+    gate: str | None = None
 
     def __post_init__(self) -> None:
-        known = ", ".join(tasks.JUDGED)
-        if unknown := [name for name in self.tasks if name not in tasks.JUDGED]:
-            raise ConfigError(f"there is no task {unknown[0]!r}; choose from {known}")
+        _check_known("task", self.tasks, (*tasks.JUDGED, *tasks.LONG))
+        _check_known("method or control", self.only, methods_and_controls())
         if self.items < 1:
             raise ConfigError(f"items must be 1 or more, not {self.items}")
         if wrong := [t for t in self.thresholds if not t >= 0]:
             raise ConfigError(f"a threshold must be 0 or more, not {wrong[0]}")
+
+    @property
+    def development(self) -> "Settings":
+        """Other questions, to choose members by."""
+        return replace(self, items=min(self.items, _DEVELOPMENT_ITEMS), seed=self.seed + 1)
 
     def questions(self) -> dict[str, list[Item]]:
         """The items of each task."""
@@ -64,113 +86,86 @@ class Settings:
         return {name: list(tasks.heldout(name, self.items, self.seed)) for name in names}
 
 
+def _check_known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"there is no {what} {unknown[0]!r}; choose from {', '.join(known)}")
+
+
 @dataclass(frozen=True)
 class System:
-    """What is evaluated: a name and the configuration behind it."""
+    """What is evaluated: a name and the configuration behind it (of a control: of all members)."""
 
     name: str
     kind: Kind
     config: EnsembleConfig
 
 
-@dataclass
-class Row:
-    """How one system did.
+OnSkip = Callable[[str, GacError], None]
 
-    Attributes:
-        right: per task, whether each of its items was answered right, (items,).
-        steps: units emitted, ends included.
-        fused_steps: those that all members decided together.
-        queries: per member, how often it was asked for logits.
-        seconds: of wall time, all items asked at once.
 
-    """
-
-    name: str
-    kind: Kind
-    right: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = field(default_factory=dict)
-    steps: int = 0
-    fused_steps: int = 0
-    queries: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def average(self) -> float:
-        """The mean of the tasks' accuracies."""
-        return float(np.mean([right.mean() for right in self.right.values()]))
-
-    @property
-    def ci95(self) -> tuple[float, float]:
-        """The 95% interval of the average, by Agresti and Coull (never of width 0)."""
-        adjusted = [((r.sum() + 2) / (len(r) + 4), len(r) + 4) for r in self.right.values()]
-        variance = sum(p * (1 - p) / n for p, n in adjusted) / len(adjusted) ** 2
-        half = 1.96 * math.sqrt(variance)
-        return max(0.0, self.average - half), min(1.0, self.average + half)
-
-    @property
-    def fused_share(self) -> float:
-        """The share of steps that all members decided together."""
-        return self.fused_steps / max(1, self.steps)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Emitted units per second of wall time."""
-        return self.steps / max(self.seconds, 1e-9)
-
-    def as_json(self) -> dict[str, Any]:
-        """The row as plain values."""
-        return {
-            "name": self.name,
-            "kind": self.kind,
-            "tasks": {
-                task: {"correct": int(right.sum()), "total": len(right)}
-                for task, right in self.right.items()
-            },
-            "average": self.average,
-            "ci95": list(self.ci95),
-            "fused_share": self.fused_share,
-            "forwards_per_token": {
-                name: count / max(1, self.steps) for name, count in self.queries.items()
-            },
-            "tokens_per_second": self.tokens_per_second,
-        }
+def _in_silence(name: str, error: GacError) -> None:
+    """Leave it out."""
 
 
 def systems_of(
-    config: EnsembleConfig, thresholds: Sequence[float] = THRESHOLDS
+    config: EnsembleConfig, settings: Settings, on_skip: OnSkip = _in_silence
 ) -> Iterator[System]:
-    """Each member alone, fusing at every step (histories re-encoded, and appended), cascades.
+    """Each member alone, then the methods, then the controls.
+
+    Args:
+        config: the ensemble; a method gets those of its options that mean something to it.
+        settings: which methods and controls.
+        on_skip: told of each method that can not be had with this ensemble, and why.
 
     Raises:
         ConfigError: there is but one member with a weight.
 
     """
-    names = member_names(config.members)
-    used = [index for index, weight in enumerate(config.weights) if weight > 0]
+    yield from _members_of(config)
+    if not settings.everything:
+        yield _system(config, "every_step", settings)
+        yield _system(config, _APPEND, settings)
+        for threshold in settings.thresholds:
+            cascade = config.with_method("cascade", threshold=threshold)
+            yield System(f"cascade_{threshold:g}", "method", cascade)
+        return
+    for name in methods_and_controls():
+        if not settings.only or name in settings.only:
+            try:
+                system = _system(config, name, settings)
+            except ConfigError as error:
+                on_skip(name, error)
+            else:
+                yield system
+
+
+def _members_of(config: EnsembleConfig) -> list[System]:
+    used = _used(config)
     if len(used) < 2:
         raise ConfigError("to compare members with their ensemble takes two members or more")
+    names, systems = member_names(config.members), []
     for index in used:
-        alone = tuple(
+        members = tuple(
             m.model_copy(update={"weight": float(i == index)}) for i, m in enumerate(config.members)
         )
-        yield System(
-            names[index],
-            "member",
-            config.model_copy(
-                update={
-                    "members": alone,
-                    "primary": index,
-                    "method": "every_step",
-                    "threshold": None,
-                }
-            ),
-        )
-    every_step = config.model_copy(update={"method": "every_step", "threshold": None})
-    yield System("every_step", "method", every_step.model_copy(update={"history": "reencode"}))
-    yield System("every_step_append", "method", every_step.model_copy(update={"history": "append"}))
-    for threshold in thresholds:
-        cascade = {"method": "cascade", "threshold": threshold}
-        yield System(f"cascade_{threshold:g}", "method", config.model_copy(update=cascade))
+        alone = EnsembleConfig(members=members, primary=index, max_batch=config.max_batch)
+        systems.append(System(names[index], "member", alone))
+    return systems
+
+
+def _system(config: EnsembleConfig, name: str, settings: Settings) -> System:
+    match name:
+        case "every_step":
+            config = config.with_method("every_step", history="reencode")
+        case "every_step_append":
+            config = config.with_method("every_step", history="append")
+        case "co_llm" if config.gate is None and settings.gate is not None:
+            config = config.with_method("co_llm", gate=settings.gate)
+        case _ if name in CONTROLS:
+            return System(name, "control", config.with_method("every_step"))
+        case _:
+            config = config.with_method(name)
+    return System(name, "method", config)
 
 
 def evaluate(
@@ -179,112 +174,114 @@ def evaluate(
     *,
     on_system: Callable[[str, int], None] = lambda name, questions: None,  # noqa: ARG005
     on_answer: Callable[[], None] = lambda: None,
+    on_skip: OnSkip = _in_silence,
 ) -> Iterator[Row]:
     """Ask every system the same held-out items; one row after another.
+
+    Controls that choose a member choose it by its answers to other questions (another seed, 100 a
+    task at most), which count neither as forwards nor as time.
 
     Args:
         config: the ensemble; its models are loaded once.
         settings: what is asked.
         on_system: told before each system: its name and how many questions it is asked.
         on_answer: told of each answer.
+        on_skip: with `everything`, told of each method or control that fails with this ensemble,
+            and why; the others go on.
 
     Raises:
         ConfigError: fewer than two members have a weight.
 
     """
-    systems = list(systems_of(config, settings.thresholds))
-    asked = settings.questions()
-    loaded = dict(zip(_used(config), load_used(config, progress=False), strict=True))
+    systems = list(systems_of(config, settings, on_skip))
+    evaluation = _Evaluation(config, settings, on_system, on_answer)
     for system in systems:
-        on_system(system.name, sum(map(len, asked.values())))
-        own = [loaded[index] for index in _used(system.config)]
-        with Ensemble(system.config, partial(list, own)) as ensemble:
-            yield _row(system, ensemble, asked, on_answer)
+        try:
+            yield evaluation.row(system)
+        except GacError as error:
+            if system.kind == "member" or not settings.everything:
+                raise
+            on_skip(system.name, error)
 
 
 def _used(config: EnsembleConfig) -> list[int]:
     return [index for index, weight in enumerate(config.weights) if weight > 0]
 
 
-def _row(
-    system: System,
-    ensemble: Ensemble,
-    asked: Mapping[str, Sequence[Item]],
-    on_answer: Callable[[], None],
-) -> Row:
-    row = Row(system.name, system.kind)
-    began = time.perf_counter()
-    for task, items in asked.items():
-        right = []
-        streams = [
-            ensemble.stream(item.messages, SamplingParams(max_new_tokens=_LONGEST_ANSWER))
-            for item in items
-        ]
-        for item, stream in zip(items, streams, strict=True):
-            output = Output.of(list(stream))
-            right.append(item.is_correct(output.text))
-            row.steps += output.usage.steps
-            row.fused_steps += output.usage.fused_steps if len(ensemble.members) > 1 else 0
-            on_answer()
-        row.right[task] = np.array(right)
-    row.seconds = time.perf_counter() - began
-    row.queries = {m.name: m.scorer.stats.queries for m in ensemble.members}
-    return row
+class _Evaluation:
+    """The loaded models and what they are asked."""
+
+    def __init__(
+        self,
+        config: EnsembleConfig,
+        settings: Settings,
+        on_system: Callable[[str, int], None],
+        on_answer: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._asked = settings.questions()
+        self._on_system = on_system
+        self._on_answer = on_answer
+        self._members = _members_of(config)
+        self._loaded = dict(zip(_used(config), load_used(config, progress=False), strict=True))
+
+    def row(self, system: System) -> Row:
+        """How one system does."""
+        chooses = system.name in ("self_consistency", "routing") and system.kind == "control"
+        return self._row(system, self._asked, self._skills if chooses else [])
+
+    @cached_property
+    def _skills(self) -> list[Row]:
+        """How the members do on other questions."""
+        asked = self._settings.development.questions()
+        return [self._row(member, asked) for member in self._members]
+
+    def _row(
+        self, system: System, asked: Mapping[str, Sequence[Item]], skills: Sequence[Row] = ()
+    ) -> Row:
+        self._on_system(system.name, sum(map(len, asked.values())))
+        row = Row(system.name, system.kind)
+        with ExitStack() as stack:
+            is_control = system.kind == "control"
+            configs = [*(m.config for m in self._members if is_control), system.config]
+            ensembles = [stack.enter_context(self._ensemble(config)) for config in configs]
+            answers = _answers(system.name, ensembles, skills) if is_control else greedy(*ensembles)
+            began = time.perf_counter()
+            for task, items in asked.items():
+                right = []
+                for item, output in zip(items, answers(task, items), strict=True):
+                    right.append(item.is_correct(output.text))
+                    row.count(output)
+                    self._on_answer()
+                row.right[task] = np.array(right)
+            row.seconds = time.perf_counter() - began
+            queries: Counter[str] = Counter()
+            for member in (member for ensemble in ensembles for member in ensemble.members):
+                queries[member.name] += member.scorer.stats.queries
+        row.queries = dict(queries)
+        return row
+
+    def _ensemble(self, config: EnsembleConfig) -> Ensemble:
+        own = [self._loaded[index] for index in _used(config)]
+        return Ensemble(config, partial(list, own))
 
 
-@dataclass(frozen=True)
-class Gain:
-    """How much better one row is than another, relative to it, with the 95% interval."""
+def _answers(control: str, ensembles: Sequence[Ensemble], skills: Sequence[Row]) -> Answers:
+    """How a control answers.
 
-    relative: float
-    ci95: tuple[float, float]
+    Args:
+        control: its name.
+        ensembles: each member alone, then all of them together.
+        skills: how the members did on other questions.
 
-
-def gain(row: Row, over: Row) -> Gain:
-    """The relative gain in average accuracy; paired bootstrap over the items of each task."""
-    rng = np.random.default_rng(0)
-    means = []
-    for right, other in zip(row.right.values(), over.right.values(), strict=True):
-        pairs = right.astype(int) + 2 * other.astype(int)
-        shares = np.bincount(pairs, minlength=4) / len(pairs)
-        counts = rng.multinomial(len(pairs), shares, size=_RESAMPLES) / len(pairs)
-        means.append((counts[:, 1] + counts[:, 3], counts[:, 2] + counts[:, 3]))
-    ours = np.mean([m for m, _ in means], axis=0)
-    theirs = np.maximum(np.mean([m for _, m in means], axis=0), 1e-9)
-    low, high = np.quantile(ours / theirs - 1, (0.025, 0.975))
-    return Gain(row.average / max(over.average, 1e-9) - 1, (float(low), float(high)))
-
-
-def best_member(rows: Sequence[Row]) -> Row:
-    """The member with the highest average."""
-    return max((row for row in rows if row.kind == "member"), key=lambda row: row.average)
-
-
-def verdict(rows: Sequence[Row]) -> str:
-    """A sentence: what fusing at every step gained over the best member; empty if not measured."""
-    found = next((row for row in rows if row.name == "every_step"), None)
-    if found is None:
-        return ""
-    best = best_member(rows)
-    gained = gain(found, best)
-    low, high = gained.ci95
-    return (
-        f"Fusing at every step, {gained.relative:+.1%} right answers against {best.name}, "
-        f"the best member (95% interval {low:+.1%} to {high:+.1%})."
-    )
-
-
-def as_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """All rows as plain values, with what the methods gained over the best member."""
-    best = best_member(rows)
-    values = []
-    for row in rows:
-        value = row.as_json()
-        if row.kind == "method":
-            gained = gain(row, best)
-            value["gain_over_best_member"] = {
-                "relative": gained.relative,
-                "ci95": list(gained.ci95),
-            }
-        values.append(value)
-    return {"best_member": best.name, "rows": values}
+    """
+    *alone, together = ensembles
+    if control == "rerank":
+        return rerank(alone, together)
+    if control == "self_consistency":
+        best = int(np.argmax([row.average for row in skills]))
+        return self_consistency(alone[best], samples=len(alone))
+    best_at = {
+        task: int(np.argmax([row.right[task].mean() for row in skills])) for task in skills[0].right
+    }
+    return routing({task: alone[m] for task, m in best_at.items()})

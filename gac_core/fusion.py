@@ -96,11 +96,11 @@ def core(views: Views) -> torch.Tensor:
     distance = (probs - weights @ probs).abs()
     floor = torch.exp(probs.new_tensor(-_CORE_BETA))
     near = (torch.exp(-_CORE_BETA * distance) - floor) / (1 - floor)  # (members, rows)
-    trust = weights * near.sum(-1) / entropy(probs)
+    has = probs > 0
+    trust = weights * (near * has.any(0)).sum(-1) / entropy(probs)
     if views.primary is not None:
         others = trust.sum() - trust[views.primary]
         trust[views.primary] = torch.maximum(trust[views.primary], others)
-    has = probs > 0
     near = near / ((near * has).sum(-1, keepdim=True) / has.sum(-1, keepdim=True))
     fused = trust @ (near * probs)
     fused = fused / fused.sum()

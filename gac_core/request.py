@@ -12,13 +12,22 @@ from typing import Final, Self
 
 import torch
 
+from gac_core.byte_paths import BYTES
 from gac_core.config import EnsembleConfig, SamplingParams
 from gac_core.constraint import Constraint
 from gac_core.errors import NonFiniteLogitsError
 from gac_core.fusion import Rule, Views
 from gac_core.gate_head import GateHead
 from gac_core.history import History
-from gac_core.sampling import choose, make_warpers, penalise_repetition, top_row, uniform_at
+from gac_core.sampling import (
+    choose,
+    draw,
+    make_warpers,
+    penalise_repetition,
+    top_row,
+    uniform_at,
+    warped,
+)
 from gac_core.scorer import Query, Scorer
 from gac_core.speller import Speller
 from gac_core.steps import DecidedBy, MemberView, Step
@@ -85,6 +94,12 @@ class Settings:
         """The members' weights, of sum 1, (members,)."""
         weights = [member.weight for member in self.members]
         return torch.tensor(weights, dtype=torch.float64)
+
+    @property
+    def units(self) -> Union:
+        """Whose rows answers are made of: the union of the members', or single bytes."""
+        by_bytes = self.config.method == "chared" and not self.union.is_shared
+        return BYTES if by_bytes else self.union
 
 
 @dataclass(frozen=True)
@@ -165,15 +180,46 @@ class Request:
         """How many units may still be emitted."""
         return self.sampling.max_new_tokens - self.position
 
-    def fork(self) -> Self:
-        """A copy to try out what comes next; what it emits leaves this one as it is."""
+    def fork(self, *, free: bool = False) -> Self:
+        """A copy to try out what comes next; what it emits leaves this one as it is.
+
+        Args:
+            free: of the grammar, too.
+
+        """
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.histories = tuple(history.copy() for history in self.histories)
         other._openings = dict(self._openings)
         if self.constraint is not None:
-            other.constraint = self.constraint.copy()
+            other.constraint = None if free else self.constraint.copy()
         return other
+
+    def assume(self, unit: bytes, token: int | None = None) -> None:
+        """Go on as if all members had written a unit in agreement; for a `fork`.
+
+        Args:
+            unit: its bytes.
+            token: the primary's id of it, if it is one of its own.
+
+        """
+        for m, history in enumerate(self.histories):
+            own = token if self.union.is_shared or m == self.primary else None
+            is_own = own is not None or unit in self.union.vocabularies[m].ids_by_bytes
+            history.append(unit, own, is_foreign=not is_own)
+        self.position += 1
+        if self.constraint is not None:
+            self.constraint.advance(unit)
+
+    def preview(self, member: int, logits: torch.Tensor) -> int | None:
+        """The row that one member alone would choose here; None if it would end."""
+        probs = self.to_union(member, self.to_probs(member, logits))
+        row = self._choose(probs, alone=False)
+        return None if self.union.is_end(row) else row
+
+    def place_of(self, index: int) -> int:
+        """Where a member of the configuration is among those that take part."""
+        return sum(weight > 0 for weight in self.config.weights[:index])
 
     # ------------------------------------------------ asking and reading
 
@@ -186,7 +232,7 @@ class Request:
             return
         scores = [Likelihood(history.ids[:1]) for history in self.histories]
         longest = max(len(history.ids) for history in self.histories)
-        for end in range(2, longest + _PROMPT_CHUNK, _PROMPT_CHUNK):
+        for end in range(_PROMPT_CHUNK, longest + _PROMPT_CHUNK, _PROMPT_CHUNK):
             parts = {
                 m: part
                 for m, history in enumerate(self.histories)
@@ -274,9 +320,14 @@ class Request:
         At the beginning of an answer, " x" and "x" are one unit where members' templates differ
         in how they open.
         """
+        if self._merges_openings:
+            self._openings[member] = self.union.project(member, probs)
+        return self.spread(member, probs)
+
+    def spread(self, member: int, probs: torch.Tensor) -> torch.Tensor:
+        """`to_union` of what is not a member's view of this step."""
         out = self.union.project(member, probs)
         if self._merges_openings:
-            self._openings[member] = out
             spaced, plain = self.union.spaced_pairs
             out = out.index_add(0, plain, out[spaced]).index_fill(0, spaced, 0.0)
         return out
@@ -336,33 +387,70 @@ class Request:
         token = self.members[member].speller.spell(self.union.unit(row))[0]
         return self.union.row_of(member, token)
 
-    def legal(self, probs: torch.Tensor) -> torch.Tensor:
-        """The primary's own distribution given the grammar; unchanged without one. (rows,)"""
+    def legal(self, probs: torch.Tensor, *, alone: bool = True) -> torch.Tensor:
+        """A distribution given the grammar; unchanged without one. (rows,)
+
+        Args:
+            probs: over the primary's own rows, or the union's.
+            alone: which of the two.
+
+        """
         if self.constraint is None:
             return probs
-        legal = probs * self._allowed(alone=True)
+        legal = probs * self._allowed(alone=alone)
         mass = legal.sum()
         return legal / mass if mass > 0 else legal
 
-    def _choose(self, probs: torch.Tensor, *, alone: bool) -> int:
-        """The row that is greedy, or drawn for this position with the request's seed.
-
-        With a grammar it is one that may come and behind which there is room for the end; where
-        nobody wants what may come, the way to the end is taken.
-        """
-        greedy = self.sampling.temperature == 0.0
-        uniform = None if greedy else uniform_at(self.seed, self.position)
+    def _choose(
+        self, probs: torch.Tensor, *, alone: bool, beyond: torch.Tensor | None = None
+    ) -> int:
+        """The row that is greedy, or drawn for this position with the request's seed."""
         if self.constraint is None:
-            return choose(probs, self.warpers, uniform)
+            return self._drawn(probs, beyond)
         legal = probs * self._allowed(alone=alone)
+        ends = self.union.vocabularies[self.primary].end_ids if alone else self.union.end_rows
+        return self._choose_legal(
+            legal, partial(self._leaves_room, alone=alone), min(ends), beyond=beyond
+        )
+
+    def _choose_legal(
+        self,
+        legal: torch.Tensor,
+        leaves_room: Callable[[int], bool],
+        end: int,
+        *,
+        beyond: torch.Tensor | None = None,
+    ) -> int:
+        """A row that may come and behind which there is room for the end.
+
+        Where nobody wants what may come, or there is no room, the known way to the end is taken.
+        """
+        assert self.constraint is not None
         if float(legal.max()) > 0.0:
-            row = choose(legal, self.warpers, uniform)
-            if self._leaves_room(row, alone=alone):
+            row = self._drawn(legal, beyond)
+            if leaves_room(row):
                 return row
             self.was_closed = True
-        ends = self.union.vocabularies[self.primary].end_ids if alone else self.union.end_rows
         token = self.constraint.next_of_end()
-        return min(ends) if token is None else token
+        return end if token is None else token
+
+    def choose_alone(self, probs: torch.Tensor) -> int:
+        """The primary's token that `emit_alone` would choose."""
+        return self._choose(probs, alone=True)
+
+    def _drawn(self, probs: torch.Tensor, beyond: torch.Tensor | None = None) -> int:
+        if self.sampling.temperature == 0.0:
+            return choose(probs, self.warpers, None)
+        if beyond is not None:
+            rest = (self.to_draw(probs) - beyond).clamp_min(0.0)
+            if float(rest.sum()) > 0.0:
+                return draw(rest, uniform_at(self.seed, self.position, 2))
+        return choose(probs, self.warpers, uniform_at(self.seed, self.position))
+
+    def to_draw(self, probs: torch.Tensor) -> torch.Tensor:
+        """A distribution after temperature and filters, of mass 1, in float64 on the CPU."""
+        probs = warped(probs, self.warpers)
+        return probs / probs.sum()
 
     def _allowed(self, *, alone: bool) -> torch.Tensor:
         """Which of the union's rows, or of the primary's own, the grammar lets come."""
@@ -381,14 +469,18 @@ class Request:
         if row in vocabulary.end_ids if alone else self.union.is_end(row):
             return True
         unit = vocabulary.token_bytes[row] if alone else self.union.unit(row)
-        core = unit.removeprefix(b" ") if self._opens_spaced(alone=alone) else unit
+        return self._has_room(unit.removeprefix(b" ") if self._opens_spaced(alone=alone) else unit)
+
+    def _has_room(self, unit: bytes) -> bool:
+        """Whether behind this unit of text there is room for an end."""
+        assert self.constraint is not None
         steps = self.sampling.max_new_tokens - self.position - 1
         rooms = [
             limit - len(history.ids)
             for member, history in zip(self.members, self.histories, strict=True)
             if (limit := member.scorer.context_size) is not None
         ]
-        return self.constraint.leaves_room(core, steps, rooms)
+        return self.constraint.leaves_room(unit, steps, rooms)
 
     @property
     def is_complete(self) -> bool:
@@ -402,10 +494,17 @@ class Request:
         opener = self.members[self.primary if alone else 0]
         return opener.opens_with_space or (not alone and self._merges_openings)
 
-    def emit_fused(self, fused: Fused) -> Step:
-        """Choose from the fused distribution and tell every member."""
+    def emit_fused(self, fused: Fused, beyond: torch.Tensor | None = None) -> Step:
+        """Choose from the fused distribution and tell every member.
+
+        Args:
+            fused: as `fuse` gives it.
+            beyond: draw from what the distribution has beyond this one, (size,): the rest of
+                speculative sampling, after a unit drawn from this one was not accepted.
+
+        """
         probs = fused.probs
-        row = self._choose(probs, alone=False)
+        row = self._choose(probs, alone=False, beyond=beyond)
         unit, is_end = self.union.unit(row), self.union.is_end(row)
         tops = {m: top_row(view) for m, view in fused.views.items()}
         leads = self._fused_leads(unit)
@@ -429,9 +528,16 @@ class Request:
         step = Step(unit, is_end, "", float(probs[row].log()), decided_by, views)
         return self._emitted(step, probs, self.union.unit, shown)
 
-    def emit_alone(self, probs: torch.Tensor) -> Step:
-        """Choose from the primary's distribution over its own rows and tell every member."""
-        token = self._choose(probs, alone=True)
+    def emit_alone(self, probs: torch.Tensor, token: int | None = None) -> Step:
+        """Choose from the primary's distribution over its own rows and tell every member.
+
+        Args:
+            probs: (rows,).
+            token: what was chosen already.
+
+        """
+        if token is None:
+            token = self._choose(probs, alone=True)
         top = top_row(probs)
         member = self.members[self.primary]
         vocabulary = self.union.vocabularies[self.primary]
@@ -443,12 +549,47 @@ class Request:
         if not is_end:
             core = unit.removeprefix(b" ") if spaced else unit
             for m, history in enumerate(self.histories):
-                lead = b" " if spaced and m == self.primary else self._usual_lead(m, core)
+                if self._merges_openings and m != self.primary:
+                    lead = self._usual_lead(m, core)
+                else:
+                    lead = b" " if spaced else b""
                 is_own = m == self.primary or (self.union.is_shared and lead + core == unit)
                 history.append(lead + core, token if is_own else None, is_foreign=m != self.primary)
             unit = core
         step = Step(unit, is_end, "", float(probs[token].log()), "primary", (view,))
         return self._emitted(step, probs, tokens.__getitem__, shown)
+
+    def emit_byte(self, probs: torch.Tensor) -> Step:
+        """Choose the next byte, or END, from the mean of all members' and tell every member.
+
+        Args:
+            probs: of each member, over the rows of `BYTES`, (members, 257).
+
+        """
+        fused = self.weights_of(range(len(self.members)), probs) @ probs
+        row = self._choose_byte(fused)
+        unit = BYTES.unit(row)
+        tops = [top_row(view) for view in probs]
+        views = tuple(
+            MemberView(member.name, BYTES.unit(top), float(view[top]), float(view[row]))
+            for member, view, top in zip(self.members, probs, tops, strict=True)
+        )
+        if not BYTES.is_end(row):
+            for member, history in zip(self.members, self.histories, strict=True):
+                lead = b" " if self._is_opening and member.opens_with_space else b""
+                history.append(lead + unit)
+        step = Step(unit, BYTES.is_end(row), "", float(fused[row].log()), "ensemble", views)
+        return self._emitted(step, fused, BYTES.unit, bytes)
+
+    def _choose_byte(self, probs: torch.Tensor) -> int:
+        if self.constraint is None:
+            return self._drawn(probs)
+
+        def leaves_room(row: int) -> bool:
+            return BYTES.is_end(row) or self._has_room(BYTES.unit(row))
+
+        legal = probs * self.constraint.allowed()
+        return self._choose_legal(legal, leaves_room, min(BYTES.end_rows))
 
     def _emitted(
         self,
@@ -488,8 +629,6 @@ class Request:
 
     def _usual_lead(self, member: int, unit: bytes) -> bytes:
         """The space this member's template puts before an answer, if this unit begins one."""
-        if member == self.primary:
-            return b""
         spaced = self._is_opening and self.members[member].opens_with_space
         return b" " if spaced and not unit.startswith(b" ") else b""
 

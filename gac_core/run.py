@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import torch
 
+from gac_core.drafting import drafted
 from gac_core.errors import MemberError
 from gac_core.methods import Decoder, Method
 from gac_core.request import Ask, Logits, Request
@@ -52,12 +53,13 @@ class Run:
         # Inference mode is entered and left here: it must never span a yield.
         with torch.inference_mode():
             event = self._advance(logits)
-            while isinstance(event, Step):
-                step = self._complete(event)
-                self._sink(step)
-                if step.outcome is not None:
-                    self.close()
-                    return None
+            while isinstance(event, Step) or not event.queries:
+                if isinstance(event, Step):
+                    step = self._complete(event)
+                    self._sink(step)
+                    if step.outcome is not None:
+                        self.close()
+                        return None
                 event = self._advance({})
             return event
 
@@ -122,4 +124,5 @@ class Run:
 
 def _decode(method: Method, request: Request) -> Decoder:
     yield from request.prepare()
-    yield from method(request)
+    decoder = method(request)
+    yield from decoder if request.config.draft is None else drafted(decoder, request)

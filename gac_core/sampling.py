@@ -17,9 +17,17 @@ from transformers import (
 from gac_core.config import SamplingParams
 
 
-def uniform_at(seed: int, position: int) -> float:
-    """The uniform number in [0, 1) of a step: a counter-based generator, so no state is kept."""
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=position)).random())
+def uniform_at(seed: int, position: int, stream: int = 0) -> float:
+    """The uniform number in [0, 1) of a step: a counter-based generator, so no state is kept.
+
+    Args:
+        seed: of the request.
+        position: of the step.
+        stream: others are independent, for methods that need several numbers at a step.
+
+    """
+    counter = position + (stream << 64)
+    return float(np.random.Generator(np.random.Philox(key=seed, counter=counter)).random())
 
 
 def make_warpers(params: SamplingParams) -> LogitsProcessorList:
@@ -59,11 +67,27 @@ def choose(probs: torch.Tensor, warpers: LogitsProcessorList, uniform: float | N
     """
     if uniform is None:
         return top_row(probs)
+    return draw(warped(probs, warpers), uniform)
+
+
+def warped(probs: torch.Tensor, warpers: LogitsProcessorList) -> torch.Tensor:
+    """What is drawn from: (rows,) in float64 on the CPU, of mass 1 if there are warpers."""
     probs = probs.cpu().to(torch.float64)  # some accelerators have no float64
     if warpers:
         scores = probs.log()
         scores = scores - scores.max()  # so that no temperature can overflow the best one
         probs = warpers(None, scores[None])[0].softmax(-1)  # type: ignore[arg-type]
+    return probs
+
+
+def draw(probs: torch.Tensor, uniform: float) -> int:
+    """The row that a uniform number falls on.
+
+    Args:
+        probs: (rows,), need not sum to 1.
+        uniform: in [0, 1).
+
+    """
     cumulated = probs.cumsum(-1)
     row = int(torch.searchsorted(cumulated, cumulated[-1] * uniform, right=True))
     if row >= len(probs) or float(probs[row]) == 0.0:  # the uniform fell on the last rounding error

@@ -10,10 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeR
 from rich.table import Table
 from rich.text import Text
 
+from gac_core.errors import GacError
 from gac_core.steps import MemberView, Step
 
 if TYPE_CHECKING:
-    from gac_core.evaluation import Row
+    from gac_core.gate_fitting import Quality
+    from gac_core.results import Row
 
 # How words look, by who decided them.
 ALONE: Final = ""
@@ -192,9 +194,65 @@ def evaluation_tables(rows: "Sequence[Row]") -> list[Table]:
             name,
             f"{row.fused_share:.1%}" if row.kind == "method" else "-",
             f"{row.tokens_per_second:.0f}",
-            *(f"{row.queries.get(m, 0) / max(1, row.steps):.2f}" for m in members),
+            *(f"{row.forwards_per_token.get(m, 0):.2f}" for m in members),
         )
     return [accuracy, cost]
+
+
+def comparison_table(rows: "Sequence[Row]") -> Table:
+    """A line per system, of many: how right it is, what it gained, and what it cost."""
+    from gac_core.results import best_member, gain
+
+    table = _table()
+    table.add_column("")
+    for heading in (  # the widest rows fit a terminal, or pipe, of 80 columns
+        "average",
+        "gain over\nbest member, %",
+        "fused\nsteps",
+        "forwards\na token",
+        "tokens\n/s",
+    ):
+        table.add_column(heading, justify="right")
+    best = best_member(rows)
+    for row in rows:
+        low, high = row.ci95
+        gained = gain(row, best)
+        least, most = gained.ci95
+        table.add_row(
+            Text(row.name),
+            row.kind,
+            f"{row.average:.1%} ±{50 * (high - low):.1f}",
+            "-"
+            if row.kind == "member"
+            else f"{100 * gained.relative:+.1f} ({100 * least:+.0f}, {100 * most:+.0f})",
+            f"{row.fused_share:.1%}" if row.kind == "method" else "-",
+            f"{sum(row.forwards_per_token.values()):.2f}",
+            f"{row.tokens_per_second:.0f}",
+        )
+    return table
+
+
+def left_out(name: str, error: GacError) -> None:
+    """Tell on standard error that a row of an evaluation is missing, and why."""
+    err().print(Text(f"{name} is left out: {' '.join(str(error).split())}", style="yellow"))
+
+
+def gate_table(found: "Quality") -> Table:
+    """How good a gate is."""
+    table = _table()
+    table.add_column("", justify="right")
+    caught = "-" if found.caught is None else f"{found.caught:.1%}"
+    for name, value in (
+        ("held-out steps", f"{found.steps:,}"),
+        ("steps at which the first model alone would differ", f"{found.differ:.1%}"),
+        ("of these, the gate asks the others at", caught),
+        ("of all steps, the gate asks the others at", f"{found.deferred:.1%}"),
+        ("log-likelihood of what was chosen, a step", f"{found.log_likelihood:.4f}"),
+        ("if the others were never asked", f"{found.log_likelihood_never:.4f}"),
+        ("if they always were", f"{found.log_likelihood_always:.4f}"),
+    ):
+        table.add_row(name, value)
+    return table
 
 
 def _heading(name: str) -> str:

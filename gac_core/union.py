@@ -8,6 +8,7 @@ Members that share one vocabulary keep it as it is: their rows are the units, an
 on the end tokens, each of these too. An ensemble of one model is then that model, token for token.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Protocol
@@ -98,6 +99,19 @@ class Union:
         if self.is_shared:
             return token
         return self.rows[self.vocabularies[member].token_bytes[token]]
+
+    def rows_beginning(self, prefix: bytes) -> torch.Tensor:
+        """The rows of all units of text that begin with these bytes, (n,)."""
+        units, rows = self._sorted
+        first = bisect_left(units, prefix)
+        return rows[first : bisect_right(units, prefix, first, key=lambda u: u[: len(prefix)])]
+
+    @cached_property
+    def _sorted(self) -> tuple[list[bytes], torch.Tensor]:
+        """Units of text in the order of their bytes, and their rows."""
+        units = sorted(self.rows)
+        rows = torch.tensor([self.rows[unit] for unit in units], device=self.device)
+        return units, rows
 
     @cached_property
     def spaced_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,10 @@
 """Small real tokenizers of every family, and tiny models for them, made on the spot."""
 
+import atexit
 import json
 import os
+import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from gac_core.gate_head import GateHead
 
 REAL_FOLDER = Path(
     os.environ.get("GAC_TOKENIZERS", Path(__file__).parents[2] / "shared/tokenizers")
@@ -208,6 +213,17 @@ def tiny_model(
     return model
 
 
+@cache
+def random_gate(width: int = 32) -> str:
+    """The file of a gate that defers at about half of the steps of a `tiny_model`."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    path = Path(folder) / "gate.safetensors"
+    generator = torch.Generator().manual_seed(0)
+    GateHead(torch.randn(width, generator=generator), torch.zeros(1)).save(path)
+    return str(path)
+
+
 def pair(family: str, seed: int = 0, **options: Any) -> tuple[PreTrainedModel, Any]:
     """A tiny model and its tokenizer."""
     tokenizer = tokenizer_of(family) if family in FAMILIES else real_tokenizer(family)
@@ -237,12 +253,16 @@ class ScriptedModel(PreTrainedModel):
     def __init__(self, config: ScriptedConfig) -> None:
         super().__init__(config)
         self.embed = torch.nn.Embedding(config.vocab_size, 1)
+        self.head = torch.nn.Identity()  # its hidden states are its logits
         self.script: dict[int, torch.Tensor] = {}
         self.calls: list[tuple[int, ...]] = []
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> torch.nn.Module:
         return self.embed
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.head
 
     def forward(
         self,
@@ -262,7 +282,7 @@ class ScriptedModel(PreTrainedModel):
                 for row in position_ids.tolist()
             ]
         )
-        return CausalLMOutputWithPast(logits=logits)
+        return CausalLMOutputWithPast(logits=self.head(logits))
 
 
 def scripted(

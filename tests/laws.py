@@ -6,23 +6,42 @@
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 
-from gac_core import Ensemble, Output, SamplingParams
+from gac_core import ConfigError, Ensemble, Output, SamplingParams
 from gac_core.ensemble import Prompt
 from gac_core.naive import run_naively
 from gac_core.request import Request
 from gac_core.vocabulary import Kind
-from tests.fakes import pair
+from tests.fakes import pair, random_gate
 
 METHODS: list[dict[str, Any]] = [
     {"method": "every_step", "history": "append"},
     {"method": "every_step", "history": "reencode"},
     {"method": "every_step", "history": "reencode", "fusion": "geometric"},
+    {"method": "unite"},
+    {"method": "core"},
+    {"method": "packllm"},
+    {"method": "posterior", "temper": 0.5},
+    {"method": "entropy"},
+    {"method": "safe"},
+    {"method": "safe", "block": 3, "history": "append", "sharpen": "prefix"},
     {"method": "cascade", "threshold": 0.4, "history": "append"},
     {"method": "cascade", "threshold": 0.4, "history": "reencode"},
+    {"method": "chared"},
+    {"method": "chared", "paths": 4},
+    {"method": "co_llm", "gate": random_gate()},
+    {"method": "twist"},
 ]
-METHOD_IDS = ["-".join(str(value) for value in method.values()) for method in METHODS]
+METHOD_IDS = [
+    "-".join(str(value) for name, value in method.items() if name != "gate") for method in METHODS
+]
+
+
+def draws(method: dict[str, Any]) -> bool:
+    """Whether a method chooses step by step, so that it can draw and be held to a grammar."""
+    return str(method["method"]) != "twist"
 
 
 def make(families: Sequence[str], seeds: Sequence[int] | None = None, **options: Any) -> Ensemble:
@@ -57,7 +76,7 @@ def assert_same(a: Output, b: Output) -> None:
     assert [s.decided_by for s in a.steps] == [s.decided_by for s in b.steps]
     assert (a.text, a.finish_reason, a.stop, a.usage) == (b.text, b.finish_reason, b.stop, b.usage)
     for one, other in zip(a.steps, b.steps, strict=True):
-        assert abs(one.logprob - other.logprob) < 1e-6
+        assert one.logprob == pytest.approx(other.logprob, abs=1e-6)  # -inf where none wanted it
         for mine, its in zip(one.members, other.members, strict=True):
             assert (mine.name, mine.top) == (its.name, its.top)
             assert abs(mine.prob - its.prob) < 1e-6
@@ -112,6 +131,15 @@ def law_3_order_is_nothing(
         **method,
     ) as ensemble:
         assert ensemble.generate(prompt, **sampling).text == expected
+
+
+def assert_only_greedy(
+    families: Sequence[str], method: dict[str, Any], prompt: Prompt, **sampling: Any
+) -> None:
+    """What stands in for a law where a method can not draw: it says so."""
+    refusal = f"method {method['method']} takes no"
+    with make(families, **method) as ensemble, pytest.raises(ConfigError, match=refusal):
+        ensemble.generate(prompt, **sampling)
 
 
 def law_7_thresholds(families: Sequence[str], history: str, prompt: Prompt) -> None:

@@ -5,7 +5,7 @@ number of a step.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -44,6 +44,12 @@ class SlowMember:
         total = sum(exps.values())
         return {i: value / total for i, value in exps.items()}
 
+    def log_prob(self, ids: Sequence[int], token: int) -> float:
+        """Of one id among all, control tokens too."""
+        with torch.no_grad():
+            logits = self.model(input_ids=torch.tensor([list(ids)])).logits[0, -1]
+        return float(logits.log_softmax(-1)[token])
+
     def unit(self, token: int) -> Unit:
         is_text = self.vocabulary.kinds[token] is Kind.TEXT
         return self.vocabulary.token_bytes[token] if is_text else END
@@ -73,8 +79,14 @@ def slow_ensemble(
     seed: int | None = None,
     temperature: float = 1.0,
     fusion: str = "mean",
+    weighting: str = "fixed",
+    temper: float = 1.0,
+    defers: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[SlowStep]:
-    """GaC over members with different tokenizers, at every step or only below the threshold."""
+    """GaC over members with different tokenizers, at every step or only below the threshold.
+
+    `defers` takes the threshold's place: whether all are asked behind these ids of the primary.
+    """
     banned = NEVER_IN_TEXT & frozenset().union(*(m.vocabulary.missing_bytes for m in members))
     ids = [list(prompt) for prompt in prompts]
     answers = [b"" for _ in members]
@@ -85,6 +97,8 @@ def slow_ensemble(
         by_id = [m.by_id(i, banned) for m, i in zip(members, ids, strict=True)]
         views = [m.by_unit(probs) for m, probs in zip(members, by_id, strict=True)]
         alone = max(by_id[primary].values()) > threshold
+        if defers is not None:
+            alone = not defers(ids[primary])
         own_token = -1
         if alone:
             probs = views[primary]
@@ -92,7 +106,18 @@ def slow_ensemble(
             own_token = _choose(by_id[primary], own_order, seed, len(steps), temperature)
             unit = members[primary].unit(own_token)
         else:
-            probs = FUSIONS[fusion]([(m.weight, v) for m, v in zip(members, views, strict=True)])
+            evidence = slow_evidence(weighting, members, views, prompts, ids, banned)
+            powers = [m.weight * e**temper for m, e in zip(members, evidence, strict=True)]
+            weighted = [(p / sum(powers), v) for p, v in zip(powers, views, strict=True)]
+            match fusion:
+                case "mean":
+                    probs = slow_mean(weighted)
+                case "geometric":
+                    probs = slow_geometric(weighted)
+                case "unite":
+                    probs = slow_unite(weighted, members)
+                case "core":
+                    probs = slow_core(weighted, primary, order)
             unit = _choose(probs, order, seed, len(steps), temperature)
         steps.append(SlowStep(unit, probs, not alone))
         if unit is END:
@@ -132,7 +157,80 @@ def slow_geometric(views: Weighted) -> dict[Unit, float]:
     return {u: product / total for u, product in products.items()}
 
 
-FUSIONS = {"mean": slow_mean, "geometric": slow_geometric}
+def slow_unite(views: Weighted, members: Sequence[SlowMember], k: int = 10) -> dict[Unit, float]:
+    best = {u for _, view in views for u in sorted(view, key=view.__getitem__)[-k:]}
+    fused = dict.fromkeys(best, 0.0)
+    for (weight, view), member in zip(views, members, strict=True):
+        values = {
+            u: view[member.unit(member.speller.spell(u or b"")[0])] if u not in view else view[u]
+            for u in best
+        }
+        for u, value in values.items():
+            fused[u] += weight * value / sum(values.values())
+    return fused
+
+
+def slow_core(
+    views: Weighted, primary: int, order: dict[Unit, int], beta: float = 2.0
+) -> dict[Unit, float]:
+    units = {u for _, view in views for u in view}
+    middle = slow_mean(views)
+    near: list[dict[Unit, float]] = []
+    trust: list[float] = []
+    for weight, view in views:
+        scale = {
+            u: (math.exp(-beta * abs(view.get(u, 0.0) - middle.get(u, 0.0))) - math.exp(-beta))
+            / (1 - math.exp(-beta))
+            for u in units
+        }
+        entropy = -sum(p * math.log(p) for p in view.values() if p > 0)
+        trust.append(weight * sum(scale.values()) / entropy)
+        average = sum(scale[u] for u in view) / len(view)
+        near.append({u: scale[u] / average for u in view})
+    trust[primary] = max(trust[primary], sum(trust) - trust[primary])
+    fused: dict[Unit, float] = {}
+    for m, scale, (_, view) in zip(trust, near, views, strict=True):
+        for u in view:
+            fused[u] = fused.get(u, 0.0) + m * scale[u] * view[u]
+    total = sum(fused.values())
+    fused = {u: value / total for u, value in fused.items()}
+    winner = max(fused, key=lambda u: (fused[u], -order[u]))
+    own = views[primary][1]
+    favourite = max(own, key=lambda u: (own[u], -order[u]))
+    if winner is not END and favourite is not END:
+        shorter, longer = sorted((winner, favourite), key=len)
+        if longer.startswith(shorter):
+            fused[winner], fused[favourite] = fused[favourite], fused[winner]
+    return fused
+
+
+def slow_evidence(
+    weighting: str,
+    members: Sequence[SlowMember],
+    views: Sequence[dict[Unit, float]],
+    prompts: Sequence[Sequence[int]],
+    ids: Sequence[Sequence[int]],
+    banned: frozenset[int],
+) -> list[float]:
+    """What a member's weight is multiplied with: of the prompt, the text, or the next unit."""
+    match weighting:
+        case "prompt":
+            perplexities = []
+            for member, prompt in zip(members, prompts, strict=True):
+                logs = [member.log_prob(prompt[:n], prompt[n]) for n in range(1, len(prompt))]
+                perplexities.append(math.exp(-sum(logs) / max(1, len(logs))))
+            return [1 / perplexity for perplexity in perplexities]
+        case "posterior":
+            return [
+                math.prod(
+                    member.by_id(own[:n], banned)[own[n]] for n in range(len(prompt), len(own))
+                )
+                for member, prompt, own in zip(members, prompts, ids, strict=True)
+            ]
+        case "entropy":
+            return [1 / -sum(p * math.log(p) for p in view.values() if p > 0) for view in views]
+        case _:
+            return [1.0 for _ in members]
 
 
 def _canonical_order(members: Sequence[SlowMember], primary: int) -> dict[Unit, int]:
@@ -161,6 +259,380 @@ def _choose(
     ordered = sorted(powers, key=order.__getitem__)
     for unit in ordered:
         passed += powers[unit]
+        if passed > target:
+            return unit
+    return ordered[-1]
+
+
+# ---------------------------------------------------------------- CharED
+
+
+@dataclass
+class SlowPath:
+    """Tokens that lie within the answer, the bytes of it behind them, and what may come next."""
+
+    ids: list[int]
+    pending: bytes
+    mass: float
+    nexts: dict[Unit, float]
+
+    def going_on(self) -> dict[Unit, float]:
+        """The tokens that reach beyond the answer, each with its part of the mass."""
+        units = {u: p for u, p in self.nexts.items() if _reaches_beyond(u, self.pending)}
+        total = sum(units.values())
+        return {u: self.mass * p / total for u, p in units.items()}
+
+
+def _reaches_beyond(unit: Unit, pending: bytes) -> bool:
+    if unit is END:
+        return pending == b""
+    return unit.startswith(pending) and unit != pending
+
+
+class SlowBytes:
+    """One member of `slow_chared`."""
+
+    def __init__(
+        self,
+        member: SlowMember,
+        prompt: Sequence[int],
+        paths: int,
+        banned: frozenset[int],
+        *,
+        opens_with_space: bool,
+    ) -> None:
+        self.member, self.prompt, self.most, self.banned = member, list(prompt), paths, banned
+        self.answer = b""
+        first = SlowPath([], b"", 1.0, self.nexts([]))
+        self.paths = [first]
+        if opens_with_space:
+            self.answer = b" "
+            plain = {u: p for u, p in first.nexts.items() if u is END or not u.startswith(b" ")}
+            self.keep([*self.behind(first, b" "), SlowPath([], b"", sum(plain.values()), plain)])
+
+    def nexts(self, ids: list[int]) -> dict[Unit, float]:
+        return self.member.by_unit(self.member.by_id(self.prompt + ids, self.banned))
+
+    def view(self) -> dict[Unit, float]:
+        """The probability of each next byte."""
+        view: dict[Unit, float] = {}
+        for path in self.paths:
+            for unit, prob in path.going_on().items():
+                place = len(path.pending)
+                byte = END if unit is END else unit[place : place + 1]
+                view[byte] = view.get(byte, 0.0) + prob
+        return view
+
+    def behind(self, path: SlowPath, byte: bytes) -> list[SlowPath]:
+        pending = path.pending + byte
+        units = path.going_on()
+        longer = {u: p for u, p in units.items() if u is not END and _reaches_beyond(u, pending)}
+        found = [SlowPath(path.ids, pending, sum(longer.values()), path.nexts)]
+        if units.get(pending, 0.0) > 0:
+            ids = [*path.ids, self.member.vocabulary.ids_by_bytes[pending]]
+            found.append(SlowPath(ids, b"", units[pending], self.nexts(ids)))
+        return found
+
+    def advance(self, byte: bytes) -> None:
+        self.answer += byte
+        self.keep([after for path in self.paths for after in self.behind(path, byte)])
+
+    def keep(self, paths: list[SlowPath]) -> None:
+        paths = [path for path in paths if path.mass > 0]
+        paths = sorted(paths, key=lambda path: path.mass, reverse=True)[: self.most]
+        if not paths:  # the others wrote what this member can not
+            ids = self.member.speller.encode(self.answer)
+            paths = [SlowPath(ids, b"", 1.0, self.nexts(ids))]
+        total = sum(path.mass for path in paths)
+        self.paths = [SlowPath(p.ids, p.pending, p.mass / total, p.nexts) for p in paths]
+
+
+def slow_chared(
+    members: Sequence[SlowMember],
+    prompts: Sequence[Sequence[int]],
+    *,
+    paths: int,
+    max_new_tokens: int,
+    spaced: Sequence[bool] | None = None,
+    seed: int | None = None,
+    temperature: float = 1.0,
+    weighting: str = "fixed",
+) -> list[SlowStep]:
+    """CharED over bytes; `spaced` says who opens answers with a space."""
+    banned = NEVER_IN_TEXT & frozenset().union(*(m.vocabulary.missing_bytes for m in members))
+    spaced = spaced or [False for _ in members]
+    states = [
+        SlowBytes(member, prompt, paths, banned, opens_with_space=space)
+        for member, prompt, space in zip(members, prompts, spaced, strict=True)
+    ]
+    order: dict[Unit, int] = {bytes([b]): b for b in range(256)} | {END: 256}
+    weights = [m.weight for m in members]
+    if weighting == "prompt":
+        evidence = slow_evidence(weighting, members, [], prompts, prompts, banned)
+        weights = [w * e for w, e in zip(weights, evidence, strict=True)]
+    steps: list[SlowStep] = []
+    while len(steps) < max_new_tokens:
+        views = [state.view() for state in states]
+        if weighting == "entropy":  # within a token it may be 0
+            entropies = [-sum(p * math.log(p) for p in v.values() if p > 0) for v in views]
+            weights = [m.weight / max(e, 2**-52) for m, e in zip(members, entropies, strict=True)]
+        probs = slow_mean([(w / sum(weights), v) for w, v in zip(weights, views, strict=True)])
+        unit = _choose(probs, order, seed, len(steps), temperature)
+        steps.append(SlowStep(unit, probs, fused=True))
+        if unit is END:
+            break
+        for state in states:
+            state.advance(unit)
+    return steps
+
+
+def chance_of_text(
+    member: SlowMember, ids: list[int], text: bytes, banned: frozenset[int] = frozenset()
+) -> float:
+    """That an answer behind these ids begins with the text: over all ways to cut it into tokens."""
+    if not text:
+        return 1.0
+    chance = 0.0
+    for token, prob in member.by_id(ids, banned).items():
+        unit = member.unit(token)
+        if unit is not END and unit.startswith(text):
+            chance += prob
+        elif unit is not END and text.startswith(unit):
+            chance += prob * chance_of_text(member, [*ids, token], text[len(unit) :], banned)
+    return chance
+
+
+# ------------------------------------------------ twist
+
+
+@dataclass
+class SlowBeam:
+    tokens: list[int]
+    text: bytes
+    score: float
+    is_ended: bool
+
+    @property
+    def mean(self) -> float:
+        return self.score / len(self.tokens)
+
+
+def slow_twist(
+    members: Sequence[SlowMember],
+    prompts: Sequence[Sequence[int]],
+    *,
+    primary: int,
+    beams: int,
+    rounds: int,
+    guidance: float,
+    max_new_tokens: int,
+    spaced: Sequence[bool],
+) -> list[int]:
+    """Twist decoding; the primary's tokens. `spaced` says who opens answers with a space."""
+    banned = NEVER_IN_TEXT & frozenset().union(*(m.vocabulary.missing_bytes for m in members))
+    others = [m for m in range(len(members)) if m != primary]
+    others.sort(key=lambda m: members[m].weight)
+    turns = [primary] if not others else [m for _ in range(rounds) for m in [*others, primary]]
+    found: list[SlowBeam] = []
+    for m in turns:
+        found = _slow_search(
+            members[m], prompts[m], found, beams, guidance, max_new_tokens, banned, spaced[m]
+        )
+    return found[0].tokens
+
+
+def _slow_search(
+    member: SlowMember,
+    prompt: Sequence[int],
+    guides: list[SlowBeam],
+    width: int,
+    guidance: float,
+    max_new_tokens: int,
+    banned: frozenset[int],
+    spaced: bool,
+) -> list[SlowBeam]:
+    live, done = [SlowBeam([], b"", 0.0, False)], list[SlowBeam]()
+    for length in range(1, max_new_tokens + 1):
+        longer = []
+        for beam in live:
+            opens = spaced and length == 1
+            for token, prob in member.by_id([*prompt, *beam.tokens], banned).items():
+                unit = member.unit(token)
+                near = any(slow_is_near(unit, len(beam.text), guide, opens) for guide in guides)
+                core = b"" if unit is END else unit.removeprefix(b" ") if opens else unit
+                score = beam.score + math.log(prob) + guidance * near
+                tokens = [*beam.tokens, token]
+                longer.append(SlowBeam(tokens, beam.text + core, score, unit is END))
+        longer.sort(key=lambda beam: beam.score, reverse=True)
+        last = length == max_new_tokens
+        done += [beam for beam in longer[:width] if beam.is_ended or last]
+        done = sorted(done, key=lambda beam: beam.mean, reverse=True)[:width]
+        live = [beam for beam in longer if not beam.is_ended][:width]
+        if len(done) == width and live[0].mean <= done[-1].mean:
+            break
+    return done
+
+
+def slow_is_near(unit: Unit, offset: int, guide: SlowBeam, opens: bool) -> bool:
+    if unit is END:
+        return guide.is_ended and len(guide.text) == offset
+    return any(
+        text[start : start + len(unit)] == unit
+        for text in ([guide.text, b" " + guide.text] if opens else [guide.text])
+        for start in range(max(0, offset - 2), offset + 3)
+    )
+
+
+# ---------------------------------------------------------------- SAFE
+
+
+@dataclass
+class SlowText:
+    """What one member has read."""
+
+    member: SlowMember
+    prompt: list[int]
+    reencode: bool
+    answer: bytes = b""
+    own_ids: tuple[int, ...] = ()
+    is_foreign: bool = False
+
+    def tell(self, unit: bytes, token: int | None, *, is_foreign: bool) -> "SlowText":
+        foreign, answer = self.is_foreign or is_foreign, self.answer + unit
+        if self.reencode and foreign:
+            ids = tuple(self.member.speller.encode(answer))
+        else:
+            known = self.member.vocabulary.ids_by_bytes.get(unit) if token is None else token
+            more = self.member.speller.encode(unit) if known is None else [known]
+            ids = (*self.own_ids, *more)
+        return SlowText(self.member, self.prompt, self.reencode, answer, ids, foreign)
+
+    @property
+    def ids(self) -> list[int]:
+        return [*self.prompt, *self.own_ids]
+
+    def before(self, length: int) -> list[int] | None:
+        """Its ids for a beginning of the answer, if no token crosses the end of that."""
+        done = 0
+        for count in range(len(self.own_ids) + 1):
+            if done == length:
+                return [*self.prompt, *self.own_ids[:count]]
+            if count < len(self.own_ids):
+                done += len(self.member.vocabulary.token_bytes[self.own_ids[count]])
+        return None
+
+
+def slow_safe(
+    members: Sequence[SlowMember],
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    block: int,
+    sharpen: str,
+    threshold: float = math.inf,
+    primary: int = 0,
+    reencode: bool = True,
+    seed: int | None = None,
+    temperature: float = 1.0,
+) -> list[SlowStep]:
+    banned = NEVER_IN_TEXT & frozenset().union(*(m.vocabulary.missing_bytes for m in members))
+    texts = [SlowText(m, list(p), reencode) for m, p in zip(members, prompts, strict=True)]
+    order = _canonical_order(members, primary)
+    verifiers = [m for m in range(len(members)) if m != primary]
+    steps: list[SlowStep] = []
+
+    def told(before: list[SlowText], unit: bytes, token: int | None, tops: dict[int, Unit]):  # type: ignore[no-untyped-def]
+        return [
+            text.tell(
+                unit,
+                token if m == primary else None,
+                is_foreign=tops[m] != unit if tops else m != primary,
+            )
+            for m, text in enumerate(before)
+        ]
+
+    while len(steps) < max_new_tokens and (not steps or steps[-1].unit is not END):
+        future = texts
+        draft: list[tuple[dict[int, float], int, Unit]] = []
+        while len(draft) < min(block, max_new_tokens - len(steps)):
+            by_id = members[primary].by_id(future[primary].ids, banned)
+            own_order = {token: token for token in by_id}
+            token = _choose(by_id, own_order, seed, len(steps) + len(draft), temperature)
+            unit = members[primary].unit(token)
+            draft.append((by_id, token, unit))
+            if unit is END:
+                break
+            future = told(future, unit, token, {})
+        for by_id, token, unit in draft:
+            own = members[primary].by_unit(by_id)
+            here = {m: future[m].before(len(texts[m].answer)) for m in verifiers}
+            asked = {m: ids for m, ids in here.items() if ids is not None}
+            if verifiers and len(asked) == len(verifiers):
+                views = {
+                    m: members[m].by_unit(members[m].by_id(ids, banned)) for m, ids in asked.items()
+                }
+                views[primary] = own
+                fused = slow_mean([(members[m].weight, views[m]) for m in sorted(views)])
+                if max(fused.values()) < 0.5 and sharpen == "geometric":
+                    fused = slow_geometric([(members[m].weight, views[m]) for m in sorted(views)])
+                elif max(fused.values()) < 0.5 and sharpen == "prefix":
+                    fused = slow_gathered(fused, [u for u, p in own.items() if p > 0.1])
+                if seed is None:
+                    aligned = {primary: by_id[token]}
+                    agree = True
+                    for m in verifiers:
+                        count = len(asked[m]) - len(prompts[m])
+                        mine = END if unit is END else members[m].unit(future[m].own_ids[count])
+                        aligned[m] = views[m][mine]
+                        agree &= max(views[m].values()) == views[m][mine]
+                    mean = sum(members[m].weight * p for m, p in aligned.items())
+                    keep = agree or mean > 0.5 or max(by_id.values()) > threshold
+                    rest = fused
+                else:
+                    ens = _tempered(fused, temperature)
+                    dra = members[primary].by_unit(_tempered(by_id, temperature))
+                    u = uniform_at(seed, len(steps), 1)
+                    keep = u * dra[unit] < ens.get(unit, 0.0)
+                    rest = {v: max(0.0, p - dra.get(v, 0.0)) for v, p in ens.items()}
+                if not keep:
+                    if seed is None:
+                        unit = _choose(fused, order, None, 0, 1.0)
+                    else:
+                        unit = _drawn_with(rest, order, uniform_at(seed, len(steps), 2))
+                    steps.append(SlowStep(unit, fused, True))
+                    if unit is not END:
+                        tops = {
+                            m: max(view, key=lambda v: (view[v], -order[v]))
+                            for m, view in views.items()
+                        }
+                        texts = told(texts, unit, None, tops)
+                    break
+            steps.append(SlowStep(unit, own, False))
+            if unit is not END:
+                texts = told(texts, unit, token, {})
+    return steps
+
+
+def slow_gathered(probs: dict[Unit, float], likely: Sequence[Unit]) -> dict[Unit, float]:
+    gathered: dict[Unit, float] = {}
+    for unit, prob in probs.items():
+        heads = [v for v in likely if v is not END and unit is not END and unit.startswith(v)]
+        into = unit if unit in likely or not heads else max(heads, key=len)
+        gathered[into] = gathered.get(into, 0.0) + prob
+    return gathered
+
+
+def _tempered(probs: dict[Key, float], temperature: float) -> dict[Key, float]:
+    powers = {u: p ** (1 / temperature) for u, p in probs.items()}
+    total = sum(powers.values())
+    return {u: p / total for u, p in powers.items()}
+
+
+def _drawn_with(probs: dict[Key, float], order: dict[Key, int], uniform: float) -> Key:
+    passed, target = 0.0, uniform * sum(probs.values())
+    ordered = sorted(probs, key=order.__getitem__)
+    for unit in ordered:
+        passed += probs[unit]
         if passed > target:
             return unit
     return ordered[-1]

@@ -2,14 +2,18 @@ import io
 import json
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from gac_core import EnsembleConfig
+from gac_core import EnsembleConfig, MemberError
 from gac_core.cli import commented_yaml, main
+from gac_core.evaluation import OnSkip, Settings
+from gac_core.results import Row
 from gac_core.terminal import printable
 from tests.fakes import pair, tokenizer_of
 
@@ -93,6 +97,9 @@ def test_explain_shows_every_members_view(
         (["run", "--weights", "0,1,1", "--primary", "0", "Hello"], 2, "choose another primary"),
         (["run", "--primary", "3", "Hello"], 2, "primary is 3, but there are 3 members"),
         (["run", "--tempurature", "1", "Hello"], 2, "No such option"),
+        (["eval", "--method", "magic"], 2, "no method or control 'magic'"),
+        (["eval", "--all", "--threshold", "0.5"], 2, "--threshold is for the cascades"),
+        (["eval", "--task", "cooking"], 2, "no task 'cooking'"),
         (["vocab", "./nowhere"], 3, "there is no folder"),
         (["vocab", "--words", "/nowhere"], 2, "--words: /nowhere can not be read"),
     ],
@@ -107,6 +114,33 @@ def test_errors_are_one_line_and_a_code(
     if not err.startswith("Usage"):
         assert err.startswith("gac: ")
         assert err.count("\n") == 1
+
+
+def test_eval_compares_methods_and_controls(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(
+        config: EnsembleConfig, settings: Settings, *, on_skip: OnSkip, **_: Any
+    ) -> Iterator[Row]:
+        assert settings.everything
+        assert settings.gate is not None
+        yield Row("ada", "member", {"x": np.array([True, False])})
+        on_skip("twist", MemberError("no way"))
+        yield Row("rerank", "control", {"x": np.array([True, True])})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gac_core.evaluation.evaluate", measured)
+    assert gac("eval", "--all") == 130
+    out, err = capsys.readouterr()
+    assert re.search(r"^ada +member +50.0% ", out, re.MULTILINE)
+    assert re.search(r"^rerank +control +100.0% ±.* \+100.0 ", out, re.MULTILINE)
+    assert err.splitlines() == [
+        "twist is left out: no way",
+        "Interrupted; what was complete is above.",
+    ]
+    assert gac("eval", "--method", "rerank", "--json") == 130
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["name"] for row in rows] == ["ada", "rerank"]
 
 
 def test_a_member_that_fails(

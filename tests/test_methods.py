@@ -18,7 +18,7 @@ from tests.reference import SlowMember, slow_ensemble
 triples = list(itertools.permutations(FAMILIES, 3))
 
 
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(
     st.sampled_from(triples),
     st.integers(2, 3),
@@ -28,7 +28,8 @@ triples = list(itertools.permutations(FAMILIES, 3))
     st.sampled_from([0.7, 1.0]),
     st.sampled_from(["Hello", "The capital of", "a = 12\n\t"]),
     st.integers(0, 1),
-    st.sampled_from(["mean", "geometric"]),
+    st.sampled_from(["mean", "geometric", "unite", "core"]),
+    st.sampled_from(["fixed", "prompt", "posterior", "entropy"]),
 )
 def test_equal_to_the_slow_twin(
     families: tuple[str, ...],
@@ -40,6 +41,7 @@ def test_equal_to_the_slow_twin(
     prompt: str,
     primary: int,
     fusion: str,
+    weighting: str,
 ) -> None:
     families = families[:count]
     weights = [0.5, 0.3, 0.2][:count]
@@ -49,6 +51,8 @@ def test_equal_to_the_slow_twin(
         else {"method": "cascade", "threshold": threshold}
     )
     method |= {"fusion": fusion, "history": history, "primary": primary}
+    temper = 1.0 if weighting == "fixed" else 0.5
+    method |= {"weighting": weighting, "temper": temper}
     with make(families, weights=weights, **method) as ensemble:
         sampling: dict[str, Any] = {"max_new_tokens": 10}
         if seed is not None:
@@ -67,6 +71,8 @@ def test_equal_to_the_slow_twin(
             seed=seed,
             temperature=temperature,
             fusion=fusion,
+            weighting=weighting,
+            temper=temper,
         )
     assert [(s.unit or None) for s in output.steps] == [s.unit for s in slow]
     assert [s.decided_by == "ensemble" for s in output.steps] == [s.fused for s in slow]

@@ -129,6 +129,34 @@ def test_law_5_any_schedule_equals_plain_forwards(
         assert scorer.stats.positions < 0.6 * oracle.stats.positions
 
 
+@pytest.mark.parametrize("name", [*WITH_MEMO, *WITHOUT])
+def test_hidden_states_are_those_of_a_plain_forward(name: str) -> None:
+    """Beside queries that do not want them, after rewinds, with and without a memo."""
+    model = (WITH_MEMO | WITHOUT)[name]()
+    scorer = Scorer(model, name)
+    rng = random.Random(name)
+    rows = [[rng.randrange(ROWS) for _ in range(n)] for n in (9, 14, 12, 11)]
+    for turn in range(4):
+        queries = [
+            Query(ids, last=rng.randint(1, 4), hidden=(turn + n) % 3 > 0)
+            for n, ids in enumerate(rows)
+        ]
+        for keys in (range(4), None):
+            for query, got in zip(queries, scorer.score(queries, keys), strict=True):
+                with torch.no_grad():
+                    ids = torch.tensor([list(query.ids)])
+                    plain = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+                want = plain.logits[0, -query.last :]
+                if query.hidden:
+                    want = torch.cat([want, plain.hidden_states[-1][0, -query.last :]], -1)
+                    assert want.shape[1] == scorer.rows + scorer.width
+                torch.testing.assert_close(got, want, rtol=0, atol=2e-6, check_dtype=False)
+        rows = [
+            [*ids[: rng.randint(1, len(ids))], *(rng.randrange(ROWS) for _ in range(4))]
+            for ids in rows
+        ]
+
+
 def test_what_was_read_is_not_computed_again() -> None:
     scorer = Scorer(WITH_MEMO["llama"](), "llama")
     ids = list(range(20))

@@ -1,5 +1,6 @@
 """The questions of the pocket tasks: right, reproducible, and kept out of training."""
 
+import hashlib
 import json
 import random
 import re
@@ -35,6 +36,31 @@ def test_the_same_seed_asks_the_same_questions() -> None:
     for task in tasks.JUDGED:
         assert list(tasks.heldout(task, 5)) == list(tasks.heldout(task, 5))
         assert list(tasks.heldout(task, 5)) != list(tasks.heldout(task, 5, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("task", "known"),
+    [
+        ("retrieval", "0dcc6e11e731c32b"),
+        ("arithmetic", "775919bf5b80db4a"),
+        ("word_problem", "9bae501c5997f643"),
+        ("tool_call", "f395be020345f48d"),
+        ("final_sentence", "2205952f4de6a5db"),
+        ("extraction", "e78137587e67c8a6"),
+    ],
+)
+def test_the_questions_that_judge_stay_the_same(task: str, known: str) -> None:
+    """Figures of other versions can be compared only then."""
+    items = [[item.messages, item.answer] for item in tasks.heldout(task, 50)]
+    assert hashlib.sha256(json.dumps(items).encode()).hexdigest()[:16] == known
+
+
+def test_a_report_is_long_and_says_all() -> None:
+    for item in tasks.heldout("report", 20):
+        assert 150 <= len(item.answer) <= 300
+        assert item.answer.count(".") >= 3
+        assert item.is_correct(f" {item.answer}\n")
+        assert not item.is_correct(item.answer.partition(".")[0] + ".")
 
 
 def test_no_name_or_word_is_in_both_splits() -> None:

@@ -8,8 +8,15 @@ yields `Step`. It touches no model, cache, thread or batch. Add one of your own 
 from collections.abc import Callable, Generator
 from typing import Final
 
+from gac_core.config import EnsembleConfig, SamplingParams
 from gac_core.methods.cascade import cascade
+from gac_core.methods.chared import chared
+from gac_core.methods.co_llm import co_llm
 from gac_core.methods.every_step import every_step
+from gac_core.methods.safe import check as check_safe
+from gac_core.methods.safe import safe
+from gac_core.methods.twist import check as check_twist
+from gac_core.methods.twist import twist
 from gac_core.registered import register
 from gac_core.request import Ask, Logits, Request
 from gac_core.steps import Step
@@ -17,7 +24,18 @@ from gac_core.steps import Step
 Decoder = Generator[Ask | Step, Logits, None]
 Method = Callable[[Request], Decoder]
 
-METHODS: Final[dict[str, Method]] = {"every_step": every_step, "cascade": cascade}
+METHODS: Final[dict[str, Method]] = {
+    "every_step": every_step,
+    "cascade": cascade,
+    "safe": safe,
+    "chared": chared,
+    "twist": twist,
+    "co_llm": co_llm,
+}
+_CHECKS: Final[dict[str, Callable[[EnsembleConfig, SamplingParams], None]]] = {
+    "safe": check_safe,
+    "twist": check_twist,
+}
 
 
 def register_method(name: str, method: Method) -> None:
@@ -28,3 +46,14 @@ def register_method(name: str, method: Method) -> None:
 
     """
     register(METHODS, "method", name, method)
+
+
+def check(config: EnsembleConfig, sampling: SamplingParams) -> None:
+    """Refuse sampling that an ensemble's method can not follow.
+
+    Raises:
+        ConfigError: it can not.
+
+    """
+    if config.method in _CHECKS:
+        _CHECKS[config.method](config, sampling)

@@ -52,9 +52,13 @@ class Item:
     messages: list[Message]
     answer: str
 
+    def vote_key(self, text: str) -> str:
+        """The same for texts that count as the same answer: outer blanks apart."""
+        return text.strip()
+
     def is_correct(self, text: str) -> bool:
-        """Whether the text is the answer, outer blanks apart."""
-        return text.strip() == self.answer
+        """Whether the text is the answer."""
+        return self.vote_key(text) == self.answer
 
 
 def messages_of(exchange: Exchange, turns: int) -> list[Message]:
@@ -713,6 +717,7 @@ def small_talk(source: Source, turns: int, facts: int) -> Exchange:  # noqa: ARG
 # ---------------------------------------------------------------- the set
 
 _LONGEST_PROMPT = 4000  # characters; fewer than 2,000 tokens of each member
+_LONG_ANSWER = range(150, 301)  # characters of a long task's answer; 70 to 190 tokens of a member
 
 Maker = Callable[[Source, int, int], Exchange]
 MAKERS: dict[str, Maker] = {
@@ -733,6 +738,8 @@ JUDGED: dict[str, Maker] = {  # task: what makes exchanges with turns of it
     "final_sentence": tool_use,
     "extraction": extraction,
 }
+LONG: dict[str, Maker] = {"report": report}  # judged when asked for by name
+_ASKED = JUDGED | LONG
 
 
 def draw(task: str, rng: random.Random, split: Split = "heldout") -> Item:
@@ -741,11 +748,14 @@ def draw(task: str, rng: random.Random, split: Split = "heldout") -> Item:
     while True:
         turns = rng.choice((1, 1, 1, 1, 2, 3))
         facts = rng.randint(9, 40) if rng.random() < 0.25 else rng.randint(2, 8)
-        exchange = JUDGED[task](source, turns, facts)
+        exchange = _ASKED[task](source, turns, facts)
         asked = [i for i, turn in enumerate(exchange.turns) if turn.task == task]
         messages = messages_of(exchange, asked[-1] + 1)
+        answer = exchange.turns[asked[-1]].answer
+        if task in LONG and len(answer) not in _LONG_ANSWER:
+            continue
         if sum(len(message["content"]) for message in messages) <= _LONGEST_PROMPT:
-            return Item(task, messages, exchange.turns[asked[-1]].answer)
+            return Item(task, messages, answer)
 
 
 def heldout(task: str, count: int, seed: int = 0) -> Iterator[Item]:

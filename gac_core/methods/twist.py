@@ -1,0 +1,176 @@
+"""Twist decoding: beam searches that take turns, each guided by the texts of the one before.
+
+After https://arxiv.org/abs/2205.09273. The paper re-tokenises the other model's outputs and adds a
+distance between prefixes in these tokens. Here texts are compared by bytes, which needs no common
+tokens: a token gains `guidance` where its bytes stand, within `_WINDOW` bytes of its own offset, in
+a text that the member before found; an end gains it where such a text ends. Ours are also more than
+two members, who take their turns from the lightest weight to the heaviest, the primary last.
+
+Whole texts are searched, so all steps come at the end, and nothing can be drawn or held to a
+grammar on the way.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Final
+
+import torch
+
+from gac_core.config import EnsembleConfig, SamplingParams
+from gac_core.errors import ConfigError
+from gac_core.request import Ask, Logits, Request
+from gac_core.scorer import Query
+from gac_core.steps import Step
+from gac_core.vocabulary import Vocabulary
+
+_WINDOW: Final = 2  # bytes by which texts may be out of step
+_CHUNK: Final = 256  # positions of the answer whose logits are held at a time
+
+
+@dataclass(frozen=True)
+class Beam:
+    """A text on its way.
+
+    Attributes:
+        tokens: the member's own, the end among them.
+        text: their bytes, without a space that only opens the answer.
+        score: sum of log p + guidance * closeness.
+        is_ended: whether its last token is an end.
+
+    """
+
+    tokens: tuple[int, ...] = ()
+    text: bytes = b""
+    score: float = 0.0
+    is_ended: bool = False
+
+    @property
+    def mean_score(self) -> float:
+        """The score by which texts of different lengths compete."""
+        return self.score / len(self.tokens)
+
+
+def check(config: EnsembleConfig, sampling: SamplingParams) -> None:  # noqa: ARG001
+    """Refuse what makes no sense for whole texts.
+
+    Raises:
+        ConfigError: something is to be drawn, penalised or held to a grammar.
+
+    """
+    for option, is_set in (
+        ("temperature", sampling.temperature > 0),
+        ("repetition_penalty", sampling.repetition_penalty != 1.0),
+        ("grammar", sampling.grammar is not None),
+    ):
+        if is_set:
+            raise ConfigError(
+                f"method twist takes no {option}: it searches for the best whole text instead of "
+                "choosing step by step; leave it out, or use another method"
+            )
+
+
+def twist(request: Request) -> Generator[Ask | Step, Logits, None]:
+    """Each member searches in its turn; emit the primary's best text in its own tokens."""
+    primary, members = request.primary, request.members
+    others = sorted(request.others, key=lambda m: members[m].weight)
+    turns = [*others, primary] * request.config.rounds if others else [primary]
+    beams: list[Beam] = []
+    for member in turns:
+        beams = yield from _search(request, member, beams)
+    yield from _emit(request, beams[0].tokens)
+
+
+def _search(
+    request: Request, member: int, guides: Sequence[Beam]
+) -> Generator[Ask | Step, Logits, list[Beam]]:
+    """A member's beam search, as transformers do it; the best texts it found, best first."""
+    width = request.config.beams
+    vocabulary = request.union.vocabularies[member]
+    opens_spaced = request.is_chat and request.members[member].opens_with_space
+    boost = math.exp(request.config.guidance)
+    close = _closeness(vocabulary, guides, opens_spaced=opens_spaced)
+    live, done = [Beam()], list[Beam]()
+    for left in reversed(range(_limit(request, member))):
+        found = []
+        for beam, logits in zip(live, (yield from _wave(request, member, live)), strict=True):
+            probs = request.to_probs(member, logits)
+            near = close(len(beam.text), not beam.tokens).to(probs.device)
+            probs = probs.index_copy(0, near, probs[near] * boost)
+            # Behind the ends there must be enough to fill the next wave.
+            values, tokens = probs.topk(min(width + len(vocabulary.end_ids), len(probs)))
+            for value, token in zip(values.tolist(), tokens.tolist(), strict=True):
+                if value == 0.0:
+                    break
+                unit = vocabulary.token_bytes[token]
+                if opens_spaced and not beam.tokens:
+                    unit = unit.removeprefix(b" ")
+                found.append(
+                    Beam(
+                        (*beam.tokens, token),
+                        beam.text + unit,
+                        beam.score + math.log(value),
+                        token in vocabulary.end_ids,
+                    )
+                )
+        found.sort(key=lambda beam: (-beam.score, beam.tokens))
+        done += [beam for beam in found[:width] if beam.is_ended or left == 0]
+        done = sorted(done, key=lambda beam: -beam.mean_score)[:width]
+        live = [beam for beam in found if not beam.is_ended][:width]
+        if not live or (len(done) == width and live[0].mean_score <= done[-1].mean_score):
+            break
+    return done
+
+
+def _limit(request: Request, member: int) -> int:
+    """How many tokens a member may write, the end included."""
+    limit = request.members[member].scorer.context_size
+    steps = request.steps_left
+    return steps if limit is None else min(steps, limit - len(request.histories[member].ids) + 1)
+
+
+def _wave(
+    request: Request, member: int, live: Sequence[Beam]
+) -> Generator[Ask, Logits, list[torch.Tensor]]:
+    """The logits after each live text, (rows,) each."""
+    prompt = request.histories[member].ids
+    queries = [Query([*prompt, *beam.tokens], branch=n) for n, beam in enumerate(live)]
+    return [rows[-1] for rows in (yield Ask({member: queries}))[member]]
+
+
+def _closeness(
+    vocabulary: Vocabulary, guides: Sequence[Beam], *, opens_spaced: bool
+) -> Callable[[int, bool], torch.Tensor]:
+    """The tokens that stand in the guides' texts around an offset, (n,) of int64."""
+    by_bytes = defaultdict[bytes, list[int]](list)
+    for token in vocabulary.text_ids if guides else ():
+        by_bytes[vocabulary.token_bytes[token]].append(token)
+    longest = max(map(len, by_bytes), default=0)
+
+    @cache
+    def close(offset: int, is_opening: bool) -> torch.Tensor:
+        texts = [guide.text for guide in guides]
+        if is_opening and opens_spaced:  # " x" is how this member writes "x" here
+            texts += [b" " + text for text in texts]
+        starts = range(max(0, offset - _WINDOW), offset + _WINDOW + 1)
+        pieces = {text[s : s + n] for text in texts for s in starts for n in range(longest + 1)}
+        tokens = [token for piece in pieces for token in by_bytes.get(piece, ())]
+        if any(guide.is_ended and len(guide.text) == offset for guide in guides):
+            tokens += vocabulary.end_ids
+        return torch.tensor(tokens, dtype=torch.int64)
+
+    return close
+
+
+def _emit(request: Request, tokens: Sequence[int]) -> Generator[Ask | Step, Logits, None]:
+    """The primary's tokens as steps; its views of them are asked for once more, many at a time."""
+    primary, prompt = request.primary, request.histories[request.primary].ids
+    for start in range(0, len(tokens), _CHUNK):
+        part = tokens[start : start + _CHUNK]
+        query = Query([*prompt, *tokens[: start + len(part) - 1]], len(part))
+        (rows,) = (yield Ask({primary: (query,)}))[primary]
+        for token, logits in zip(part, rows, strict=True):
+            step = request.emit_alone(request.to_probs(primary, logits), token)
+            yield replace(step, decided_by="ensemble") if request.others else step

@@ -1,0 +1,141 @@
+"""Drafting changes the number of passes, never the text (law 9)."""
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gac_core import ConfigError, Ensemble, Grammar
+from gac_core.drafting import Pace, last_continuation
+from tests.fakes import pair, scripted
+from tests.laws import assert_same, make, naively
+
+FAMILIES: list[tuple[str, ...]] = [
+    ("byte_level", "legacy", "chatml"),
+    ("unigram", "tiktoken", "metaspace"),
+    ("chatml", "chatml"),
+    ("neox", "legacy"),
+]
+METHODS: list[dict[str, Any]] = [
+    {"method": "every_step"},
+    {"method": "every_step", "history": "append"},
+    {"method": "cascade", "threshold": 0.4},
+    {"method": "posterior", "temper": 0.5},
+    {"method": "unite"},
+]
+CHAT = [{"role": "user", "content": "the cat sat on the mat. the cat sat on the mat. the cat"}]
+SCHEMA = Grammar.json_schema(
+    {"type": "array", "items": {"enum": ["hello", "hello world"]}, "maxItems": 6}
+)
+
+
+def forwards(ensemble: Ensemble) -> int:
+    return sum(m.scorer.stats.forwards for m in ensemble.members)
+
+
+@pytest.mark.parametrize("draft", ["ngrams", 0, 1])
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: "-".join(map(str, m.values())))
+@pytest.mark.parametrize("families", FAMILIES, ids="+".join)
+def test_law_9(families: tuple[str, ...], method: dict[str, Any], draft: str | int) -> None:
+    rng = random.Random(f"{families} {method} {draft}")
+    jobs: list[tuple[Any, dict[str, Any]]] = [
+        (
+            rng.choice(["Hello Hello Hello Hello", CHAT, "a b a b a b a"]),
+            {
+                "max_new_tokens": rng.randint(1, 40),
+                "temperature": rng.choice([0.0, 0.5, 1.0]),
+                "repetition_penalty": rng.choice([1.0, 1.2]),
+                "grammar": rng.choice([None, None, SCHEMA]),
+                "seed": rng.randrange(100),
+            },
+        )
+        for _ in range(5)
+    ]
+    for _, sampling in jobs:
+        if sampling["grammar"] is not None:
+            sampling["max_new_tokens"] = 40
+    with make(families, **method) as plain:
+        expected = [plain.generate(prompt, **sampling) for prompt, sampling in jobs]
+    with make(families, **method, draft=draft, draft_length=6) as drafting:
+        streams = [drafting.stream(prompt, **sampling) for prompt, sampling in jobs]
+        for stream, want in zip(streams, expected, strict=True):
+            assert_same(type(want).of(list(stream)), want)
+        prompt, sampling = jobs[0]
+        assert_same(naively(drafting, prompt, **sampling)[0], expected[0])
+        assert all(m.scorer.held_rows == 0 for m in drafting.members)
+
+
+def repeating(text: list[str], times: int, **options: Any) -> Ensemble:
+    """Two scripted members that write the same pieces over and over."""
+    script = [{piece: 1.0} for piece in text] * times
+    members = [scripted(family, 1, script) for family in ("byte_level", "chatml")]
+    return Ensemble.from_models(members, **options)
+
+
+@pytest.mark.parametrize("draft", ["ngrams", 1])
+def test_what_is_guessed_right_costs_no_pass(draft: str | int) -> None:
+    pieces = ["a", "b", "c", "d", "e", "."]
+    steps = len(pieces) * 10
+    with repeating(pieces, 10) as plain:
+        expected = plain.generate("Hello", max_new_tokens=steps)
+        slow = plain.members[0].scorer.stats.queries
+    with repeating(pieces, 10, draft=draft) as drafting:
+        output = drafting.generate("Hello", max_new_tokens=steps)
+        fast = drafting.members[0].scorer.stats.queries
+    assert_same(output, expected)
+    assert output.text == "abcde." * 10
+    assert slow == steps
+    assert fast < steps / 3
+
+
+def test_a_drafter_that_is_always_wrong_is_seldom_asked() -> None:
+    with make(("chatml", "byte_level"), weights=[9, 1], draft=1) as drafting:
+        steps = drafting.generate("Hello", max_new_tokens=150).usage.steps
+        queries = drafting.members[0].scorer.stats.queries
+    assert queries <= 1.1 * steps
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 3))
+def test_the_last_continuation_of_the_longest_ngram(ids: list[int], scale: int) -> None:
+    ids = [i * 256**scale for i in ids]  # bytes of one id must not pass for those of another
+    at = last_continuation(ids)
+    expected = next(
+        (
+            start + n
+            for n in (4, 3, 2)
+            for start in range(len(ids) - n - 1, -1, -1)
+            if ids[start : start + n] == ids[-n:]
+        ),
+        len(ids),
+    )
+    assert at == expected
+
+
+def test_the_pace_follows_what_was_accepted() -> None:
+    pace = Pace(16)
+    assert pace.next_length() == 4
+    pace.learn(4, 4)
+    assert pace.next_length() == 8
+    pace.learn(2, 8)
+    assert pace.next_length() == 3
+    rests = []
+    for _ in range(8):
+        pace.learn(0, 3)
+        rests.append(next(n for n in range(1000) if pace.next_length()))
+    assert rests == [4, 8, 16, 32, 64, 64, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"draft": "magic"}, "ngrams or the index of a member, not 'magic'"),
+        ({"draft": 2}, "draft is 2, which is no member"),
+        ({"draft_length": 3}, "draft_length needs draft"),
+        ({"draft": "ngrams", "method": "safe"}, "draft means nothing to method safe"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Ensemble.from_models([pair("chatml"), pair("legacy")], **options)
