@@ -318,13 +318,13 @@ def fit_gate(
             '{"prompt": "..."} (raw text to go on with) a line. Default: pocket questions.'
         ),
     ] = None,
-    items: Annotated[int, typer.Option(min=1, help="Prompts at most.")] = 600,
+    items: Annotated[int, typer.Option(min=1, help="Prompts at most.")] = 1500,
     max_new_tokens: MaxNewTokens = None,
     cost: Annotated[
         float | None,
         typer.Option(
             min=0.0,
-            help="What asking the others costs at a step, in nats; more defers less. Default: 0.02.",
+            help="What asking the others costs, in nats a step; more defers less. Default: 0.02.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Other questions for another seed.")] = 0,

@@ -9,7 +9,7 @@ Guesses come from n-grams of prompt and answer (prompt lookup), or from a member
 (speculative decoding, https://arxiv.org/abs/2211.17192).
 """
 
-from array import array
+import re
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -23,10 +23,15 @@ from gac_core.scorer import Query
 from gac_core.steps import Step
 from gac_core.vocabulary import Kind
 
-_NGRAMS: Final = (4, 3, 2)  # lengths that are looked up, best first
+_NGRAMS: Final = (24, 16, 12, 8, 6)  # bytes that are looked up, best first
+_BYTES_PER_UNIT: Final = 8
+_WORD_BEGUN: Final = re.compile(rb"(?<![^\W_])[^\W_]{2,}\Z")
+_LOOK: Final = 24  # bytes of which the first token is wanted
+_BREAK: Final = b"\xff"  # in no text
 _MOST_QUERIES: Final = 4  # of one member in one pass
-_FIRST_LENGTH: Final = 4
-_FIRST_REST: Final = 4
+_FIRST_LENGTH: Final = 8
+_SHORT: Final = 4  # after a wrong one
+_FIRST_REST: Final = 1
 _LONGEST_REST: Final = 64
 
 
@@ -86,8 +91,15 @@ class _Drafter:
         self._request = request
         self._scored: dict[int, list[_Scored]] = {}
         self._pace = Pace(request.config.draft_length)
+        vocabulary = request.union.vocabularies[request.primary]
+        self._prompt = b"".join(
+            vocabulary.token_bytes[i] if vocabulary.kinds[i] is Kind.TEXT else _BREAK
+            for i in request.histories[request.primary].ids
+        )
         self._began = 0  # where the last draft did
         self._length = 0  # units it had
+        self._guessed = b""  # its text
+        self._answer_before = 0  # bytes of the answer there were
 
     def answer(self, ask: Ask) -> Logits | None:
         """The answer to an ask, if all of it is known."""
@@ -113,15 +125,23 @@ class _Drafter:
         # A gate's second ask, for the others at the same step, is as rare as it is cheap.
         if request.primary in ask.queries:
             if self._length:
-                self._pace.learn(request.position - self._began - 1, self._length)
+                accepted = request.position - self._began - 1
+                self._pace.learn(accepted, self._length, was_right=self._was_right())
             length = min(self._pace.next_length(), request.steps_left - 1)
             if length > 0 and request.position > 0 and self._is_plain(ask):
                 yield from self._guess(length, futures)
             self._began, self._length = request.position, len(futures) - 1
+            self._answer_before = len(request.histories[request.primary].answer)
         queries = self._queries(ask, futures)
         self._length = min(self._length, len(futures) - 1)
         logits = yield Ask(queries)
         self._keep(queries, logits)
+
+    def _was_right(self) -> bool:
+        """Whether the text was guessed, if not how it is cut into units."""
+        answer = self._request.histories[self._request.primary].answer
+        written = answer[self._answer_before :]
+        return self._guessed.startswith(written) or written.startswith(self._guessed)
 
     def _keep(self, queries: dict[int, list[Query]], logits: Logits) -> None:
         for m, asked in queries.items():
@@ -140,6 +160,7 @@ class _Drafter:
         """Add what the histories will be behind each unit that probably comes."""
         members = list(futures[0])
         draft = self._request.config.draft
+        self._guessed = b""
         if isinstance(draft, int):
             future = self._request.fork()
             member = self._request.place_of(draft)
@@ -153,25 +174,32 @@ class _Drafter:
                 if row is None:
                     return
                 future.assume(future.union.unit(row))
+                self._guessed += future.union.unit(row)
                 futures.append({m: future.histories[m].ids for m in members})
             return
         future = self._request.fork(free=True)
-        for token in self._ngram_continuation(length):
-            future.assume(future.union.vocabularies[future.primary].token_bytes[token], token)
+        rest = self._guessed = self._continuation(length)
+        while rest and len(futures) <= length:
+            unit = self._next_unit(rest, members)
+            if len(unit) == len(rest) and len(futures) > 1:
+                return  # what stands at the cut may be half a unit
+            future.assume(unit)
             futures.append({m: future.histories[m].ids for m in members})
+            rest = rest[len(unit) :]
 
-    def _ngram_continuation(self, length: int) -> list[int]:
-        """What followed, the last time, the tokens of the primary that the answer now ends in."""
-        request = self._request
-        ids = request.histories[request.primary].ids
-        at = last_continuation(ids)
-        kinds = request.union.vocabularies[request.primary].kinds
-        guess: list[int] = []
-        for token in ids[at : at + length]:
-            if kinds[token] is not Kind.TEXT:
-                break
-            guess.append(token)
-        return guess
+    def _continuation(self, length: int) -> bytes:
+        history = self._request.histories[self._request.primary]
+        return continuation(self._prompt + history.answer, _BYTES_PER_UNIT * length)
+
+    def _next_unit(self, text: bytes, members: Sequence[int]) -> bytes:
+        """The unit that most members, by weight, would go on with to write this text."""
+        votes: dict[bytes, float] = {}
+        for m in (self._request.primary, *members):
+            member = self._request.members[m]
+            token = member.speller.encode(text[:_LOOK])[0]
+            unit = member.speller.vocabulary.token_bytes[token]
+            votes[unit] = votes.get(unit, 0.0) + (member.weight if m in members else 0.0)
+        return max(votes, key=votes.__getitem__)  # the primary's, if there is a tie
 
     def _queries(self, ask: Ask, futures: list[dict[int, Sequence[int]]]) -> dict[int, list[Query]]:
         """Few queries that cover the ask and as many futures as they can.
@@ -213,20 +241,28 @@ class _Drafter:
         return found
 
 
-def last_continuation(ids: Sequence[int]) -> int:
-    """Where the longest n-gram that ids end in ends earlier, as late as it can; else their end."""
-    tokens = array("q", ids)
-    data, width = tokens.tobytes(), tokens.itemsize
+def continuation(text: bytes, length: int) -> bytes:
+    """What followed the longest n-gram of bytes that a text ends in, the last time it was there.
+
+    Where there is none, what followed the word that has just begun.
+
+    Args:
+        text: of prompt and answer, with `_BREAK` where something else stands between.
+        length: bytes at most.
+
+    """
+    at = -1
     for n in _NGRAMS:
-        if n >= len(ids):
-            continue
-        tail = data[-n * width :]
-        at = data.rfind(tail, 0, len(data) - width)
-        while at >= 0 and at % width:
-            at = data.rfind(tail, 0, at + len(tail) - 1)
+        at = text.rfind(text[-n:], 0, len(text) - 1) if n < len(text) else -1
         if at >= 0:
-            return at // width + n
-    return len(ids)
+            at += n
+            break
+    else:
+        word = _WORD_BEGUN.search(text, max(0, len(text) - _NGRAMS[0]))
+        if word is not None:
+            begun = re.compile(rb"(?<![^\W_])" + re.escape(word[0]))
+            at = max((m.end() for m in begun.finditer(text, 0, word.start())), default=-1)
+    return text[at : at + length].split(_BREAK)[0] if at >= 0 else b""
 
 
 class Pace:
@@ -250,18 +286,21 @@ class Pace:
             return 0
         return self._length
 
-    def learn(self, accepted: int, drafted: int) -> None:
+    def learn(self, accepted: int, drafted: int, *, was_right: bool = False) -> None:
         """A draft was checked.
 
         Args:
             accepted: units of it that were written.
             drafted: units it had.
+            was_right: whether its text was written, though perhaps by other units.
 
         """
+        if accepted == 0 and was_right:
+            return
         if accepted == 0:
             self._rest, self._wait = self._wait, min(2 * self._wait, _LONGEST_REST)
-            self._length = min(_FIRST_LENGTH, self._longest)
+            self._length = min(_SHORT, self._longest)
         else:
             self._wait = _FIRST_REST
             wanted = 2 * accepted if accepted == drafted else accepted + 1
-            self._length = min(max(wanted, 2), self._longest)
+            self._length = min(max(wanted, _SHORT), self._longest)

@@ -27,8 +27,8 @@ class Views:
         primary: the index among them of the member asked first; None if it was not asked.
         union: tells the unit of a row, and who has it.
         members: their indices in the union.
-        first_piece: the row of the first token with which a member (its place here) spells the
-            unit of a row.
+        first_pieces: for a member's index, the row of the first token with which it spells the
+            unit of each row; its own where it has one, (rows,).
         allowed: with a grammar, the rows that may come, (rows,) of bool.
 
     """
@@ -38,7 +38,7 @@ class Views:
     primary: int | None
     union: Union
     members: tuple[int, ...]
-    first_piece: Callable[[int, int], int]
+    first_pieces: Callable[[int], torch.Tensor]
     allowed: torch.Tensor | None = None
 
 
@@ -53,13 +53,24 @@ def mean(views: Views) -> torch.Tensor:
 def geometric(views: Views) -> torch.Tensor:
     """The weighted geometric mean, normalised: a product of experts.
 
-    A unit that a member lacks counts there as its least probable one; a unit that no member has
-    stays at 0.
+    A unit that a member lacks counts there as the first token it would spell it with; a unit that
+    no member has stays at 0.
     """
-    none = views.probs <= 0
-    least = views.probs.masked_fill(none, torch.inf).amin(-1, keepdim=True)  # (members, 1)
-    logs = torch.where(none, least, views.probs).log()
-    return (views.weights @ logs).masked_fill(none.all(0), -torch.inf).softmax(-1)
+    logs = _with_first_pieces(views).log().clamp_min(torch.finfo(views.probs.dtype).min)
+    nobody = (views.probs <= 0).all(0)
+    return (views.weights @ logs).masked_fill(nobody, -torch.inf).softmax(-1)
+
+
+def _with_first_pieces(views: Views) -> torch.Tensor:
+    """The members' distributions, and a first piece's probability for units they lack."""
+    return torch.stack(
+        [
+            torch.where(
+                views.union.has(member) | (probs > 0), probs, probs[views.first_pieces(member)]
+            )
+            for member, probs in zip(views.members, views.probs, strict=True)
+        ]
+    )
 
 
 def unite(views: Views) -> torch.Tensor:
@@ -71,12 +82,7 @@ def unite(views: Views) -> torch.Tensor:
     candidates = views.probs if views.allowed is None else views.probs * views.allowed
     values, tops = candidates.topk(min(_UNITE_TOP, candidates.shape[-1]), dim=-1)
     rows = tops[values > 0].unique()
-    chosen = views.probs[:, rows]  # a copy
-    for place, member in enumerate(views.members):
-        lacking = (~views.union.has(member)[rows] & (chosen[place] <= 0)).nonzero().flatten()
-        for at in lacking.tolist():
-            piece = views.first_piece(place, int(rows[at]))
-            chosen[place, at] = views.probs[place, piece]
+    chosen = _with_first_pieces(views)[:, rows]
     mass = chosen.sum(-1, keepdim=True)
     fused = views.weights @ torch.where(mass > 0, chosen / mass, chosen)
     total = fused.sum()

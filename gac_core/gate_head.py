@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from gac_core.errors import LoadError
 
@@ -39,7 +39,8 @@ class GateHead:
 
     def save(self, path: str | Path) -> None:
         """Write it as a safetensors file."""
-        save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, str(path))
+        tensors = {"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}
+        Path(path).write_bytes(save(tensors))
 
     @classmethod
     def load(cls, path: str | Path, width: int) -> "GateHead":

@@ -6,6 +6,7 @@ A method asks for logits (`Request.ask`), reads them as distributions (`read`), 
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Final, Self
@@ -15,7 +16,7 @@ import torch
 from gac_core.byte_paths import BYTES
 from gac_core.config import EnsembleConfig, SamplingParams
 from gac_core.constraint import Constraint
-from gac_core.errors import NonFiniteLogitsError
+from gac_core.errors import CannotSpellError, NonFiniteLogitsError
 from gac_core.fusion import Rule, Views
 from gac_core.gate_head import GateHead
 from gac_core.history import History
@@ -94,6 +95,27 @@ class Settings:
         """The members' weights, of sum 1, (members,)."""
         weights = [member.weight for member in self.members]
         return torch.tensor(weights, dtype=torch.float64)
+
+    def first_pieces(self, member: int) -> torch.Tensor:
+        """For each row of the union, the row of the token a member begins to spell it with.
+
+        Its own where it has one, or where the row is no text; (size,). Made when first needed,
+        which takes a second for large vocabularies.
+        """
+        if member not in self._first_pieces:
+            union, speller = self.union, self.members[member].speller
+            lacking = set((~union.has(member)).nonzero().flatten().tolist())
+            pieces = torch.arange(union.size)
+            for unit, row in union.rows.items():
+                if row in lacking:
+                    with suppress(CannotSpellError):  # nobody may write it then
+                        pieces[row] = union.row_of(member, speller.encode(unit)[0])
+            self._first_pieces[member] = pieces.to(union.device)
+        return self._first_pieces[member]
+
+    @cached_property
+    def _first_pieces(self) -> dict[int, torch.Tensor]:
+        return {}
 
     @property
     def units(self) -> Union:
@@ -376,16 +398,11 @@ class Request:
                 members.index(self.primary) if self.primary in members else None,
                 self.union,
                 members,
-                partial(self._first_piece, members),
+                self.settings.first_pieces,
                 None if self.constraint is None else self._allowed(alone=False),
             )
         )
         return Fused(fused, views)
-
-    def _first_piece(self, members: Sequence[int], place: int, row: int) -> int:
-        member = members[place]
-        token = self.members[member].speller.spell(self.union.unit(row))[0]
-        return self.union.row_of(member, token)
 
     def legal(self, probs: torch.Tensor, *, alone: bool = True) -> torch.Tensor:
         """A distribution given the grammar; unchanged without one. (rows,)

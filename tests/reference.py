@@ -113,7 +113,7 @@ def slow_ensemble(
                 case "mean":
                     probs = slow_mean(weighted)
                 case "geometric":
-                    probs = slow_geometric(weighted)
+                    probs = slow_geometric(weighted, members)
                 case "unite":
                     probs = slow_unite(weighted, members)
                 case "core":
@@ -147,10 +147,19 @@ def slow_mean(views: Weighted) -> dict[Unit, float]:
     return probs
 
 
-def slow_geometric(views: Weighted) -> dict[Unit, float]:
-    views = [(weight, view) for weight, view in views if weight > 0]
+def slow_value(unit: Unit, view: dict[Unit, float], member: SlowMember) -> float:
+    """Of a unit, or of the first piece a member would spell it with."""
+    if unit in view:
+        return view[unit]
+    return view[member.unit(member.speller.encode(unit or b"")[0])]
+
+
+def slow_geometric(views: Weighted, members: Sequence[SlowMember]) -> dict[Unit, float]:
     products = {
-        u: math.prod(view.get(u, min(view.values())) ** weight for weight, view in views)
+        u: math.prod(
+            slow_value(u, view, member) ** weight
+            for (weight, view), member in zip(views, members, strict=True)
+        )
         for u in {u for _, view in views for u in view}
     }
     total = sum(products.values())
@@ -161,10 +170,7 @@ def slow_unite(views: Weighted, members: Sequence[SlowMember], k: int = 10) -> d
     best = {u for _, view in views for u in sorted(view, key=view.__getitem__)[-k:]}
     fused = dict.fromkeys(best, 0.0)
     for (weight, view), member in zip(views, members, strict=True):
-        values = {
-            u: view[member.unit(member.speller.spell(u or b"")[0])] if u not in view else view[u]
-            for u in best
-        }
+        values = {u: slow_value(u, view, member) for u in best}
         for u, value in values.items():
             fused[u] += weight * value / sum(values.values())
     return fused
@@ -574,7 +580,10 @@ def slow_safe(
                 views[primary] = own
                 fused = slow_mean([(members[m].weight, views[m]) for m in sorted(views)])
                 if max(fused.values()) < 0.5 and sharpen == "geometric":
-                    fused = slow_geometric([(members[m].weight, views[m]) for m in sorted(views)])
+                    fused = slow_geometric(
+                        [(members[m].weight, views[m]) for m in sorted(views)],
+                        [members[m] for m in sorted(views)],
+                    )
                 elif max(fused.values()) < 0.5 and sharpen == "prefix":
                     fused = slow_gathered(fused, [u for u, p in own.items() if p > 0.1])
                 if seed is None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble, Grammar
-from gac_core.drafting import Pace, last_continuation
+from gac_core.drafting import Pace, continuation
 from tests.fakes import pair, scripted
 from tests.laws import assert_same, make, naively
 
@@ -87,7 +87,7 @@ def test_what_is_guessed_right_costs_no_pass(draft: str | int) -> None:
     assert_same(output, expected)
     assert output.text == "abcde." * 10
     assert slow == steps
-    assert fast < steps / 3
+    assert fast < steps / 2
 
 
 def test_a_drafter_that_is_always_wrong_is_seldom_asked() -> None:
@@ -97,34 +97,51 @@ def test_a_drafter_that_is_always_wrong_is_seldom_asked() -> None:
     assert queries <= 1.1 * steps
 
 
-@given(st.lists(st.integers(0, 3), max_size=40), st.integers(0, 3))
-def test_the_last_continuation_of_the_longest_ngram(ids: list[int], scale: int) -> None:
-    ids = [i * 256**scale for i in ids]  # bytes of one id must not pass for those of another
-    at = last_continuation(ids)
+@given(st.text("ab c", max_size=60))
+def test_what_followed_the_longest_ngram(letters: str) -> None:
+    text = letters.encode()
     expected = next(
         (
-            start + n
-            for n in (4, 3, 2)
-            for start in range(len(ids) - n - 1, -1, -1)
-            if ids[start : start + n] == ids[-n:]
+            text[start + n : start + n + 9]
+            for n in (24, 16, 12, 8, 6)
+            for start in range(len(text) - n - 1, -1, -1)
+            if text[start : start + n] == text[-n:]
         ),
-        len(ids),
+        None,
     )
-    assert at == expected
+    if expected is not None:
+        assert continuation(text, 9) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"Mila lives in Oslo.\xffWhere is Mila?\xffMil", b"a?"),
+        (b"Mila lives in Oslo.\xffWho?\xffMil", b"a lives in Oslo."),
+        (b"a familiar town\xffMil", b""),  # not in the middle of a word
+        (b"M\xffM", b""),  # one letter begins many words
+        (b"", b""),
+        (b"\xff", b""),
+    ],
+)
+def test_a_word_that_was_begun_goes_on(text: bytes, expected: bytes) -> None:
+    assert continuation(text, 40) == expected
 
 
 def test_the_pace_follows_what_was_accepted() -> None:
     pace = Pace(16)
-    assert pace.next_length() == 4
-    pace.learn(4, 4)
     assert pace.next_length() == 8
-    pace.learn(2, 8)
-    assert pace.next_length() == 3
+    pace.learn(8, 8)
+    assert pace.next_length() == 16
+    pace.learn(5, 16)
+    assert pace.next_length() == 6
+    pace.learn(0, 6, was_right=True)
+    assert pace.next_length() == 6
     rests = []
-    for _ in range(8):
+    for _ in range(9):
         pace.learn(0, 3)
         rests.append(next(n for n in range(1000) if pace.next_length()))
-    assert rests == [4, 8, 16, 32, 64, 64, 64, 64]
+    assert rests == [1, 2, 4, 8, 16, 32, 64, 64, 64]
 
 
 @pytest.mark.parametrize(
