@@ -82,6 +82,14 @@ Threshold = Annotated[
     ),
 ]
 Primary = Annotated[int | None, typer.Option(help="Which model is asked first; 0 by default.")]
+Others = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any other option of the configuration, such as paths=4 or draft=ngrams; repeat it.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or float64.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Steps at most. Default: 256.")]
@@ -104,6 +112,7 @@ def run(
     method: Method = None,
     threshold: Threshold = None,
     primary: Primary = None,
+    others: Others = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_new_tokens: MaxNewTokens = None,
@@ -146,7 +155,7 @@ def run(
     )
     if raw and system is not None:
         raise ConfigError("--system needs a chat prompt; leave --raw or --system out")
-    placed = Placement(model, config, weights, method, threshold, primary, device, dtype)
+    placed = Placement(model, config, weights, method, threshold, primary, device, dtype, others)
     grammar = _grammar(schema, regex, choice)
     sampling = _sampling(max_new_tokens, temperature, top_p, seed, stop, grammar)
     with placed.load() as ensemble:
@@ -170,6 +179,7 @@ def chat(
     method: Method = None,
     threshold: Threshold = None,
     primary: Primary = None,
+    others: Others = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     max_new_tokens: MaxNewTokens = None,
@@ -182,7 +192,7 @@ def chat(
 
     /reset begins anew, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
     """
-    placed = Placement(model, config, weights, method, threshold, primary, device, dtype)
+    placed = Placement(model, config, weights, method, threshold, primary, device, dtype, others)
     sampling = _sampling(max_new_tokens, temperature, top_p, seed, None)
     with placed.load() as ensemble:
         names = ", ".join(member.name for member in ensemble.members)
@@ -522,6 +532,7 @@ class Placement:
     primary: int | None
     device: str
     dtype: str
+    others: list[str] | None = None
 
     @property
     def is_pocket(self) -> bool:
@@ -532,7 +543,7 @@ class Placement:
         """Load it; progress bars on a terminal only."""
         from gac_core.ensemble import Ensemble
 
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = dict(map(_option, self.others or ()))
         if self.method is not None:
             options["method"] = self.method
         if self.threshold is not None:
@@ -565,6 +576,19 @@ class Placement:
             progress=sys.stderr.isatty(),
             **options,
         )
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value as YAML has it."""
+    import yaml
+
+    name, equals, value = text.partition("=")
+    if not equals or name in ("members", ""):
+        raise ConfigError(f"--set takes NAME=VALUE, not {text!r}; `gac config` shows the names")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r} is no value as YAML has it") from error
 
 
 def _numbers(text: str) -> list[float]:
