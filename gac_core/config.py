@@ -305,7 +305,7 @@ class EnsembleConfig(_Checked):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "EnsembleConfig":
-        """Read a YAML file; a model given as a relative folder is relative to the file.
+        """Read a YAML file; relative folders and gates are relative to the file.
 
         Raises:
             ConfigError: there is no such file, it is no YAML, or an option is wrong.
@@ -331,7 +331,8 @@ class EnsembleConfig(_Checked):
             else m
             for m in config.members
         )
-        return config.model_copy(update={"members": members})
+        gate = config.gate and str(path.parent / config.gate)  # an absolute path stays as it is
+        return config.model_copy(update={"members": members, "gate": gate})
 
     def to_yaml(self) -> str:
         """The options that differ from their defaults, as YAML."""

@@ -187,6 +187,7 @@ class Request:
         self.warpers = make_warpers(sampling)
         self.constraint = constraint
         self._weights = settings.weights
+        self._shares: dict[object, torch.Tensor] = {}  # the weights of some members, of sum 1
         self._texts: tuple[Likelihood, ...] | None = None
         if self.config.weighting == "posterior" and len(self.members) > 1:
             self._texts = tuple(Likelihood(history.ids) for history in self.histories)
@@ -271,6 +272,7 @@ class Request:
         self._weights = by_evidence(
             self._weights, torch.tensor(logs, dtype=torch.float64), self.config.temper
         )
+        self._shares.clear()
 
     def ask(self, *members: int, hidden: bool = False) -> Ask:
         """Ask for the next-token logits of these members, or of all.
@@ -364,8 +366,11 @@ class Request:
             probs: their distributions, (members, rows).
 
         """
-        weights = self._weights[list(members)].to(probs)
-        weights = weights / weights.sum()
+        key = (tuple(members), probs.dtype, probs.device)
+        if key not in self._shares:
+            weights = self._weights[list(members)]
+            self._shares[key] = (weights / weights.sum()).to(probs)
+        weights = self._shares[key]
         if len(members) == 1:
             return weights
         if self.config.weighting == "entropy":

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from gac_core import ConfigError, Ensemble, Output, SamplingParams
+from gac_core.config import PRESETS
 from gac_core.ensemble import Prompt
 from gac_core.naive import run_naively
 from gac_core.request import Request
@@ -37,6 +38,11 @@ METHODS: list[dict[str, Any]] = [
 METHOD_IDS = [
     "-".join(str(value) for name, value in method.items() if name != "gate") for method in METHODS
 ]
+
+
+def is_rule(method: dict[str, Any]) -> bool:
+    """Whether it is `every_step` with another rule or other weights."""
+    return method["method"] in PRESETS or "fusion" in method
 
 
 def draws(method: dict[str, Any]) -> bool:

@@ -93,3 +93,36 @@ def test_bad_files(tmp_path: Path, content: str | None, complaint: str) -> None:
         path.write_text(content)
     with pytest.raises(ConfigError, match=complaint):
         EnsembleConfig.from_yaml(path)
+
+
+@pytest.mark.parametrize("gate", ["gates/own.safetensors", "/gates/own.safetensors"])
+def test_a_gate_is_relative_to_its_file(tmp_path: Path, gate: str) -> None:
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(f"members: [a]\nmethod: co_llm\ngate: {gate}\n")
+    assert EnsembleConfig.from_yaml(path).gate == str(tmp_path / gate)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"method": "unite", "fusion": "core"}, "method unite is fusion unite; drop one of them"),
+        ({"method": "mod", "weighting": "entropy"}, "method mod is weighting fixed"),
+        ({"paths": 4}, "paths needs method chared, not every_step"),
+        ({"method": "twist", "fusion": "core"}, "fusion means nothing to method twist"),
+        ({"temper": 0.5}, "temper needs weighting prompt, posterior or entropy"),
+        ({"method": "chared", "weighting": "posterior"}, "fixed, prompt or entropy"),
+        ({"method": "co_llm"}, "needs gate, a file that `gac fit-gate` writes"),
+        ({"fusion": "magic"}, "no fusion 'magic'; there are mean, geometric, unite, core"),
+    ],
+)
+def test_options_that_nobody_would_hear_are_refused(
+    options: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        EnsembleConfig.of({"members": TWO, **options})
+
+
+def test_presets_are_names_for_options() -> None:
+    config = EnsembleConfig.of({"members": TWO, "method": "packllm", "temper": 2})
+    assert (config.method, config.weighting, config.temper) == ("every_step", "prompt", 2)
+    assert EnsembleConfig.of(config.model_dump()) == config
