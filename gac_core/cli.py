@@ -583,7 +583,9 @@ def _option(text: str) -> tuple[str, Any]:
     import yaml
 
     name, equals, value = text.partition("=")
-    if not equals or name in ("members", ""):
+    if name == "members":
+        raise ConfigError("--set can not set members; name them with --model or in a file")
+    if not equals or not name:
         raise ConfigError(f"--set takes NAME=VALUE, not {text!r}; `gac config` shows the names")
     try:
         return name, yaml.safe_load(value)

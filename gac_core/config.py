@@ -144,6 +144,7 @@ _ONLY_FOR: Final = {  # what no other method would listen to
     "guidance": ("twist",),
     "gate": ("co_llm",),
 }
+_NOT_SCORED: Final = ("safe", "chared")
 _NOT_FOR: Final = {
     "fusion": ("chared", "twist"),
     "weighting": ("twist",),
@@ -248,8 +249,11 @@ class EnsembleConfig(_Checked):
                 raise ValueError(f"{name} means nothing to method {self.method}; leave it out")
         if "temper" in self.changed and self.weighting == "fixed":
             raise ValueError("temper needs weighting prompt, posterior or entropy")
-        if self.method == "chared" and self.weighting == "posterior":
-            raise ValueError("method chared takes weighting fixed, prompt or entropy")
+        if self.method in _NOT_SCORED and self.weighting == "posterior":
+            raise ValueError(
+                f"method {self.method} takes weighting fixed, prompt or entropy, since its members "
+                "do not read the text token by token"
+            )
         if self.method == "co_llm" and self.gate is None:
             raise ValueError("method co_llm needs gate, a file that `gac fit-gate` writes")
         if self.draft is None:
@@ -292,8 +296,10 @@ class EnsembleConfig(_Checked):
             for name in self.changed - {"method", *preset}
             if (name not in _ONLY_FOR or base == self.method) and base not in _NOT_FOR.get(name, ())
         }
-        if method == "chared" and kept.get("weighting") == "posterior":
+        if base in _NOT_SCORED and kept.get("weighting") == "posterior":
             del kept["weighting"]
+        if "draft" not in kept:
+            kept.pop("draft_length", None)
         if {**kept, **preset}.get("weighting", "fixed") == "fixed":
             kept.pop("temper", None)
         return self.of({"members": self.members, "method": method, **kept, **options})

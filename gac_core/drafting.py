@@ -10,17 +10,17 @@ Guesses come from n-grams of prompt and answer (prompt lookup), or from a member
 """
 
 import re
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
+from gac_core.errors import CannotSpellError
 from gac_core.methods import Decoder
 from gac_core.request import Ask, Logits, Request
 from gac_core.scorer import Query
-from gac_core.steps import Step
 from gac_core.vocabulary import Kind
 
 _NGRAMS: Final = (24, 16, 12, 8, 6)  # bytes that are looked up, best first
@@ -29,8 +29,10 @@ _WORD_BEGUN: Final = re.compile(rb"(?<![^\W_])[^\W_]{2,}\Z")
 _LOOK: Final = 24  # bytes of which the first token is wanted
 _BREAK: Final = b"\xff"  # in no text
 _MOST_QUERIES: Final = 4  # of one member in one pass
+_MOST_ANSWERED: Final = 1000
 _FIRST_LENGTH: Final = 8
 _SHORT: Final = 4  # after a wrong one
+_MOST_EXCUSED: Final = 2  # guesses of the text, but not of its units, without a rest
 _FIRST_REST: Final = 1
 _LONGEST_REST: Final = 64
 
@@ -46,12 +48,16 @@ def drafted(decoder: Decoder, request: Request) -> Decoder:
     drafter = _Drafter(request)
     with closing(decoder):
         event = next(decoder, None)
+        answered = 0  # asks in a row, without a step and without a pass
         while event is not None:
-            if isinstance(event, Step):
+            if not isinstance(event, Ask):
                 yield event
                 event = next(decoder, None)
+                answered = 0
                 continue
-            logits = drafter.answer(event)
+            answered += 1
+            # Who asks the same over and over is not to go on here, where nobody counts.
+            logits = drafter.answer(event) if answered < _MOST_ANSWERED else (yield event)
             if logits is None:
                 yield from drafter.look_ahead(event)
                 logits = drafter.answer(event)
@@ -105,11 +111,12 @@ class _Drafter:
         """The answer to an ask, if all of it is known."""
         found: dict[int, list[torch.Tensor]] = {}
         for m, queries in ask.queries.items():
+            found[m] = []
             for query in queries:
                 rows = self._rows(m, query)
                 if rows is None:
                     return None
-                found.setdefault(m, []).append(rows)
+                found[m].append(rows)
         return found
 
     def _rows(self, member: int, query: Query) -> torch.Tensor | None:
@@ -119,23 +126,30 @@ class _Drafter:
     def look_ahead(self, ask: Ask) -> Generator[Ask, Logits, None]:
         """Ask for this and for what probably follows."""
         request = self._request
+        leads = request.primary in ask.queries
+        if leads:
+            self._scored.clear()
         for m in ask.queries:
             self._scored.pop(m, None)
+        if not self._is_plain(ask):
+            self._keep(ask.queries, (yield ask))
+            return
         futures = [{m: queries[0].ids for m, queries in ask.queries.items()}]
         # A gate's second ask, for the others at the same step, is as rare as it is cheap.
-        if request.primary in ask.queries:
+        if leads:
             if self._length:
                 accepted = request.position - self._began - 1
                 self._pace.learn(accepted, self._length, was_right=self._was_right())
             length = min(self._pace.next_length(), request.steps_left - 1)
-            if length > 0 and request.position > 0 and self._is_plain(ask):
-                yield from self._guess(length, futures)
-            self._began, self._length = request.position, len(futures) - 1
+            if length > 0 and request.position > 0:
+                with suppress(CannotSpellError):  # such as half a character; a guess may be wrong
+                    yield from self._guess(length, futures)
+            self._began = request.position
             self._answer_before = len(request.histories[request.primary].answer)
         queries = self._queries(ask, futures)
-        self._length = min(self._length, len(futures) - 1)
-        logits = yield Ask(queries)
-        self._keep(queries, logits)
+        if leads:
+            self._length = len(futures) - 1
+        self._keep(queries, (yield Ask(queries)))
 
     def _was_right(self) -> bool:
         """Whether the text was guessed, if not how it is cut into units."""
@@ -143,14 +157,16 @@ class _Drafter:
         written = answer[self._answer_before :]
         return self._guessed.startswith(written) or written.startswith(self._guessed)
 
-    def _keep(self, queries: dict[int, list[Query]], logits: Logits) -> None:
+    def _keep(self, queries: Mapping[int, Sequence[Query]], logits: Logits) -> None:
         for m, asked in queries.items():
             held = self._scored.setdefault(m, [])
             held.extend(_Scored(q, rows) for q, rows in zip(asked, logits[m], strict=True))
 
     def _is_plain(self, ask: Ask) -> bool:
         return all(
-            len(queries) == 1 and queries[0].ids is self._request.histories[m].ids
+            m < len(self._request.histories)
+            and len(queries) == 1
+            and queries[0].ids is self._request.histories[m].ids
             for m, queries in ask.queries.items()
         )
 
@@ -164,7 +180,10 @@ class _Drafter:
         if isinstance(draft, int):
             future = self._request.fork()
             member = self._request.place_of(draft)
+            limit = self._request.members[member].scorer.context_size
             for _ in range(length):
+                if limit is not None and not future.histories[member].fits(limit):
+                    return
                 query = Query(future.histories[member].ids)
                 if (rows := self._rows(member, query)) is None:
                     logits = yield Ask({member: (query,)})
@@ -196,7 +215,7 @@ class _Drafter:
         votes: dict[bytes, float] = {}
         for m in (self._request.primary, *members):
             member = self._request.members[m]
-            token = member.speller.encode(text[:_LOOK])[0]
+            token = member.speller.encode(_head(text))[0]
             unit = member.speller.vocabulary.token_bytes[token]
             votes[unit] = votes.get(unit, 0.0) + (member.weight if m in members else 0.0)
         return max(votes, key=votes.__getitem__)  # the primary's, if there is a tie
@@ -241,6 +260,11 @@ class _Drafter:
         return found
 
 
+def _head(text: bytes) -> bytes:
+    """The beginning of a text, cut between characters if that is possible."""
+    return text[:_LOOK].decode(errors="ignore").encode() or text[:_LOOK]
+
+
 def continuation(text: bytes, length: int) -> bytes:
     """What followed the longest n-gram of bytes that a text ends in, the last time it was there.
 
@@ -262,7 +286,10 @@ def continuation(text: bytes, length: int) -> bytes:
         if word is not None:
             begun = re.compile(rb"(?<![^\W_])" + re.escape(word[0]))
             at = max((m.end() for m in begun.finditer(text, 0, word.start())), default=-1)
-    return text[at : at + length].split(_BREAK)[0] if at >= 0 else b""
+    if at < 0:
+        return b""
+    period = text[at:]  # a loop goes on, longer than what there is of it
+    return (period * (length // len(period) + 1))[:length].split(_BREAK)[0]
 
 
 class Pace:
@@ -278,6 +305,7 @@ class Pace:
         self._length = min(_FIRST_LENGTH, longest)
         self._wait = _FIRST_REST
         self._rest = 0
+        self._excused = 0
 
     def next_length(self) -> int:
         """Units to draft now; 0 for none."""
@@ -295,8 +323,10 @@ class Pace:
             was_right: whether its text was written, though perhaps by other units.
 
         """
-        if accepted == 0 and was_right:
+        if accepted == 0 and was_right and self._excused < _MOST_EXCUSED:
+            self._excused += 1
             return
+        self._excused = 0
         if accepted == 0:
             self._rest, self._wait = self._wait, min(2 * self._wait, _LONGEST_REST)
             self._length = min(_SHORT, self._longest)

@@ -13,6 +13,7 @@
     │   └── ContextOverflowError          prompt and answer do not fit a member's context
     ├── MemberError                       a member's forward pass failed
     │   └── NonFiniteLogitsError          ... or gave NaN, or no finite logit at all
+    ├── MethodError                       a method or rule of one's own broke what is agreed
     ├── AnswerCutError                    the budget ended the answer within a call of a tool
     └── EngineClosedError                 the ensemble was closed
 
@@ -62,6 +63,10 @@ class MemberError(GacError):
 
 class NonFiniteLogitsError(MemberError):
     """A member gave NaN, or no finite logit at all."""
+
+
+class MethodError(GacError):
+    """A decoding method or fusion rule, perhaps somebody's own, did what none may do."""
 
 
 class AnswerCutError(GacError):

@@ -7,7 +7,7 @@ each with one right answer. Any ensemble can be asked them.
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Final
@@ -23,6 +23,7 @@ from gac_core.errors import ConfigError, GacError
 from gac_core.loading import member_names
 from gac_core.pocket import tasks
 from gac_core.pocket.tasks import Item
+from gac_core.registered import find
 from gac_core.results import Kind, Row
 
 THRESHOLDS: Final = (0.5, 0.9, 0.95, 0.99)
@@ -33,11 +34,20 @@ _AFTER_PRESETS: Final = ("twist", "co_llm")  # their own kinds: beam searches, a
 _DEVELOPMENT_ITEMS: Final = 100  # per task, at most
 
 
-def methods_and_controls() -> tuple[str, ...]:
-    """The rows beside the members', in order, when everything is measured."""
+def methods_and_controls(also: Sequence[str] = ()) -> tuple[str, ...]:
+    """The rows beside the members', in order, when everything is measured.
+
+    Args:
+        also: methods that may be an installed package's.
+
+    """
     names = [*(n for n in METHODS if n not in _AFTER_PRESETS), *PRESETS, *_AFTER_PRESETS]
+    for name in also:
+        with suppress(ConfigError):
+            find(methods.METHODS, "method", name)
     first, *others = [n for n in names if n in PRESETS or n in methods.METHODS]
-    return first, _APPEND, *others, *CONTROLS
+    own = [n for n in methods.METHODS if n not in names and not n.startswith("_")]
+    return first, _APPEND, *others, *own, *CONTROLS
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_known("task", self.tasks, (*tasks.JUDGED, *tasks.LONG))
-        _check_known("method or control", self.only, methods_and_controls())
+        _check_known("method or control", self.only, methods_and_controls(self.only))
         if self.items < 1:
             raise ConfigError(f"items must be 1 or more, not {self.items}")
         if wrong := [t for t in self.thresholds if not t >= 0]:
@@ -128,8 +138,10 @@ def systems_of(
         for threshold in settings.thresholds:
             cascade = config.with_method("cascade", threshold=threshold)
             yield System(f"cascade_{threshold:g}", "method", cascade)
+        if config.method not in METHODS:  # somebody's own
+            yield System(config.method, "method", config)
         return
-    for name in methods_and_controls():
+    for name in methods_and_controls(settings.only):
         if not settings.only or name in settings.only:
             try:
                 system = _system(config, name, settings)

@@ -56,7 +56,7 @@ def geometric(views: Views) -> torch.Tensor:
     A unit that a member lacks counts there as the first token it would spell it with; a unit that
     no member has stays at 0.
     """
-    logs = _with_first_pieces(views).log().clamp_min(torch.finfo(views.probs.dtype).min)
+    logs = _with_first_pieces(views).clamp_min(torch.finfo(views.probs.dtype).tiny).log()
     nobody = (views.probs <= 0).all(0)
     return (views.weights @ logs).masked_fill(nobody, -torch.inf).softmax(-1)
 
@@ -107,9 +107,11 @@ def core(views: Views) -> torch.Tensor:
     if views.primary is not None:
         others = trust.sum() - trust[views.primary]
         trust[views.primary] = torch.maximum(trust[views.primary], others)
-    near = near / ((near * has).sum(-1, keepdim=True) / has.sum(-1, keepdim=True))
-    fused = trust @ (near * probs)
-    fused = fused / fused.sum()
+    tiny = torch.finfo(probs.dtype).tiny
+    average = (near * has).sum(-1, keepdim=True) / has.sum(-1, keepdim=True)
+    fused = trust @ (near / average.clamp_min(tiny) * probs)
+    total = fused.sum()
+    fused = fused / total if total > 0 else weights @ probs
     if views.primary is not None:
         best, own = int(fused.argmax()), int(probs[views.primary].argmax())
         if best != own and _begin_alike(views.union, best, own):

@@ -97,7 +97,7 @@ def _mass(union: Union, probs: torch.Tensor, chosen: int) -> float:
     return sum(float(probs[row]) for row in rows if _agree(union, row, chosen))
 
 
-register_method("record_steps", record_steps)
+register_method("_record_steps", record_steps)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def recording_config(config: EnsembleConfig) -> EnsembleConfig:
     if sum(weight > 0 for weight in config.weights) < 2:
         raise ConfigError("a gate says when to ask the others; name two models or more")
     values = {name: getattr(config, name) for name in _KEPT}
-    return EnsembleConfig.of({**values, "method": "record_steps"})
+    return EnsembleConfig.of({**values, "method": "_record_steps"})
 
 
 def record(

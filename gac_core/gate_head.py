@@ -61,10 +61,10 @@ class GateHead:
             raise LoadError(
                 f"the gate {path} can not be read ({problem}); `gac fit-gate` makes one"
             ) from error
-        if tensors.keys() != {"weight", "bias"} or tensors["weight"].shape != (width,):
-            found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if shapes != {"weight": (width,), "bias": (1,)}:
             raise LoadError(
-                f"the gate {path} holds {found}, but this primary needs weight ({width},) and "
+                f"the gate {path} holds {shapes}, but this primary needs weight ({width},) and "
                 "bias (1,); fit it again with `gac fit-gate` and the same primary"
             )
         return cls(tensors["weight"].float(), tensors["bias"].float())

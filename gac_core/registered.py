@@ -10,7 +10,9 @@ from typing import Any
 from gac_core.errors import ConfigError
 
 
-def register(known: MutableMapping[str, Any], kind: str, name: str, function: Any) -> None:
+def register(
+    known: MutableMapping[str, Any], kind: str, name: str, function: Any, taken: Iterable[str] = ()
+) -> None:
     """Add a function.
 
     Args:
@@ -18,6 +20,7 @@ def register(known: MutableMapping[str, Any], kind: str, name: str, function: An
         kind: what they are, for messages.
         name: of the function.
         function: to add.
+        taken: names that mean something else.
 
     Raises:
         ConfigError: the name is taken, or the function can not be called.
@@ -25,7 +28,7 @@ def register(known: MutableMapping[str, Any], kind: str, name: str, function: An
     """
     if not callable(function):
         raise ConfigError(f"{kind} {name} must be a function, not {function!r:.80}")
-    if known.get(name, function) is not function:
+    if not name or name in taken or known.get(name, function) is not function:
         raise ConfigError(f"there is a {kind} {name!r} already; choose another name")
     known[name] = function
 
@@ -45,10 +48,16 @@ def find(known: MutableMapping[str, Any], kind: str, name: str, also: Iterable[s
     """
     if name not in known:
         for point in entry_points(group=f"gac.{kind}", name=name):
-            known[name] = point.load()
+            try:
+                register(known, kind, name, point.load())
+            except (ImportError, AttributeError) as error:
+                raise ConfigError(
+                    f"{kind} {name!r} can not be loaded from {point.value}: {error}"
+                ) from error
     if name not in known:
         there_are = ", ".join([*known, *also])
         raise ConfigError(
-            f"there is no {kind} {name!r}; there are {there_are}, and what you register"
+            f"there is no {kind} {name!r}; there are {there_are}, and what is registered or comes "
+            f"as an entry point of the group gac.{kind}"
         )
     return known[name]

@@ -16,7 +16,7 @@ import torch
 from gac_core.byte_paths import BYTES
 from gac_core.config import EnsembleConfig, SamplingParams
 from gac_core.constraint import Constraint
-from gac_core.errors import CannotSpellError, NonFiniteLogitsError
+from gac_core.errors import CannotSpellError, MethodError, NonFiniteLogitsError
 from gac_core.fusion import Rule, Views
 from gac_core.gate_head import GateHead
 from gac_core.history import History
@@ -35,6 +35,7 @@ from gac_core.steps import DecidedBy, MemberView, Step
 from gac_core.union import Union
 from gac_core.weighting import Likelihood, by_entropy, by_evidence
 
+_MASS_ERROR: Final = 0.01
 _PROMPT_CHUNK: Final = 256  # positions of a prompt whose logits are held at a time
 
 
@@ -525,7 +526,7 @@ class Request:
                 speculative sampling, after a unit drawn from this one was not accepted.
 
         """
-        probs = fused.probs
+        probs = self._checked(fused)
         row = self._choose(probs, alone=False, beyond=beyond)
         unit, is_end = self.union.unit(row), self.union.is_end(row)
         tops = {m: top_row(view) for m, view in fused.views.items()}
@@ -549,6 +550,25 @@ class Request:
         decided_by: DecidedBy = "ensemble" if len(self.members) > 1 else "primary"
         step = Step(unit, is_end, "", float(probs[row].log()), decided_by, views)
         return self._emitted(step, probs, self.union.unit, shown)
+
+    def _checked(self, fused: Fused) -> torch.Tensor:
+        """The fused distribution, if it is one."""
+        probs = getattr(fused, "probs", None)
+        if not isinstance(probs, torch.Tensor) or probs.shape != (self.union.size,):
+            shape = getattr(probs, "shape", type(fused).__name__)
+            raise MethodError(
+                f"what is emitted must be a Fused with ({self.union.size},) probabilities over the "
+                f"union, not {shape}; `fuse` gives one"
+            )
+        mass = float(probs.sum())
+        is_empty = mass == 0.0 and self.constraint is not None  # nobody wants what may come
+        if not (is_empty or abs(mass - 1) < _MASS_ERROR) or float(probs.min()) < 0:
+            raise MethodError(
+                f"the fused distribution (fusion {self.config.fusion}, method "
+                f"{self.config.method}) has mass {mass:.4g} and minimum {float(probs.min()):.3g}; "
+                "a rule must return probabilities, not logits or logs"
+            )
+        return probs
 
     def emit_alone(self, probs: torch.Tensor, token: int | None = None) -> Step:
         """Choose from the primary's distribution over its own rows and tell every member.

@@ -4,18 +4,21 @@ Drivers differ in who computes the logits; what happens with a step is the same 
 happens here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
+from typing import Final
 
 import torch
 
 from gac_core.drafting import drafted
-from gac_core.errors import MemberError
+from gac_core.errors import MethodError
 from gac_core.methods import Decoder, Method
 from gac_core.request import Ask, Logits, Request
 from gac_core.steps import FinishReason, MemberUsage, Outcome, Step, Usage
 from gac_core.text import StopMatcher, TextDecoder
 from gac_core.tools import CALL_OPENS
+
+_MOST_ASKS: Final = 10_000  # without a step, beside a hundred for each the answer may have
 
 Sink = Callable[[Step], None]
 
@@ -39,6 +42,8 @@ class Run:
         until = CALL_OPENS if request.sampling.grammar is not None else ""
         self._stops = StopMatcher(request.sampling.stop, until)
         self._fused_steps = 0
+        self._steps = 0
+        self._asks = 0  # since the last step
 
     def resume(self, logits: Logits | None = None) -> Ask | None:
         """Go on until logits are needed again.
@@ -60,16 +65,41 @@ class Run:
                     if step.outcome is not None:
                         self.close()
                         return None
+                self._check(event)
                 event = self._advance({})
+            self._check(event)
             return event
+
+    def _check(self, event: Ask | Step) -> None:
+        """Whether the method goes on; one that does not would keep its owner waiting for ever."""
+        if isinstance(event, Step):
+            self._asks, self._steps = 0, self._steps + 1
+            return
+        self._asks += 1
+        if self.request.position > self._steps:
+            raise MethodError(
+                "the method emitted a step and did not yield it; yield what emit gives"
+            )
+        if self._asks > _MOST_ASKS + 100 * self.request.sampling.max_new_tokens:
+            raise MethodError(
+                f"the method asked {self._asks} times without a step; it must emit one"
+            )
+        if unknown := event.queries.keys() - set(range(len(self.request.members))):
+            raise MethodError(
+                f"the method asked for member {min(unknown)}, but there are "
+                f"{len(self.request.members)} (from 0)"
+            )
 
     def _advance(self, logits: Logits | None) -> Ask | Step:
         try:
-            return next(self._decoder) if logits is None else self._decoder.send(logits)
+            event = next(self._decoder) if logits is None else self._decoder.send(logits)
         except StopIteration:
-            raise MemberError(
+            raise MethodError(
                 "the method ended before the answer did; it must emit an end"
             ) from None
+        if not isinstance(event, (Ask, Step)):
+            raise MethodError(f"the method yielded {event!r:.80}; it may yield Ask and Step only")
+        return event
 
     def close(self) -> None:
         """Give the method up."""
@@ -125,4 +155,6 @@ class Run:
 def _decode(method: Method, request: Request) -> Decoder:
     yield from request.prepare()
     decoder = method(request)
+    if not isinstance(decoder, Generator):
+        raise MethodError(f"the method returned {decoder!r:.80}; it must be a generator function")
     yield from decoder if request.config.draft is None else drafted(decoder, request)

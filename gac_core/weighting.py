@@ -36,7 +36,9 @@ def by_evidence(weights: torch.Tensor, logs: torch.Tensor, temper: float = 1.0) 
         temper: exponent of the evidence.
 
     """
-    return (weights.log() + temper * logs).softmax(-1)
+    if not bool(torch.isfinite(logs).any()):  # impossible for every member alike
+        return weights
+    return (weights.log() + temper * logs.nan_to_num(nan=-torch.inf)).softmax(-1)
 
 
 class Likelihood:

@@ -3,6 +3,7 @@
 `test_laws.py` runs them over every configuration in `METHODS` below; add one for a new method.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,9 +36,11 @@ METHODS: list[dict[str, Any]] = [
     {"method": "co_llm", "gate": random_gate()},
     {"method": "twist"},
 ]
-METHOD_IDS = [
-    "-".join(str(value) for name, value in method.items() if name != "gate") for method in METHODS
-]
+
+
+def named(method: dict[str, Any]) -> str:
+    """What a configuration is called in test ids."""
+    return "-".join(str(value) for name, value in method.items() if name != "gate")
 
 
 def is_rule(method: dict[str, Any]) -> bool:
@@ -48,6 +51,12 @@ def is_rule(method: dict[str, Any]) -> bool:
 def draws(method: dict[str, Any]) -> bool:
     """Whether a method chooses step by step, so that it can draw and be held to a grammar."""
     return str(method["method"]) != "twist"
+
+
+METHOD_IDS = [named(method) for method in METHODS]
+DECODERS = [  # one for each way to write, and one rule that sees the grammar
+    method for method in METHODS if not is_rule(method) or method["method"] == "unite"
+]
 
 
 def make(families: Sequence[str], seeds: Sequence[int] | None = None, **options: Any) -> Ensemble:
@@ -86,6 +95,14 @@ def assert_same(a: Output, b: Output) -> None:
         for mine, its in zip(one.members, other.members, strict=True):
             assert (mine.name, mine.top) == (its.name, its.top)
             assert abs(mine.prob - its.prob) < 1e-6
+
+
+def assert_nothing_held(ensemble: Ensemble) -> None:
+    """No memory is held any more, soon after the last answer."""
+    deadline = time.monotonic() + 20
+    while any(member.scorer.held_rows for member in ensemble.members):
+        assert time.monotonic() < deadline, "rows are still held"
+        time.sleep(0.01)
 
 
 def law_1_one_member_is_generate(family: str, method: dict[str, Any], prompt: str) -> None:

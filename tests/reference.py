@@ -601,7 +601,7 @@ def slow_safe(
                     ens = _tempered(fused, temperature)
                     dra = members[primary].by_unit(_tempered(by_id, temperature))
                     u = uniform_at(seed, len(steps), 1)
-                    keep = u * dra[unit] < ens.get(unit, 0.0)
+                    keep = u * dra[unit] < ens.get(unit, 0.0) or max(by_id.values()) > threshold
                     rest = {v: max(0.0, p - dra.get(v, 0.0)) for v, p in ens.items()}
                 if not keep:
                     if seed is None:

@@ -4,13 +4,16 @@ import random
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gac_core import ConfigError, Ensemble, Grammar
 from gac_core.drafting import Pace, continuation
 from tests.fakes import pair, scripted
-from tests.laws import assert_same, make, naively
+from tests.laws import assert_nothing_held, assert_same, make, naively
 
 FAMILIES: list[tuple[str, ...]] = [
     ("byte_level", "legacy", "chatml"),
@@ -64,7 +67,7 @@ def test_law_9(families: tuple[str, ...], method: dict[str, Any], draft: str | i
             assert_same(type(want).of(list(stream)), want)
         prompt, sampling = jobs[0]
         assert_same(naively(drafting, prompt, **sampling)[0], expected[0])
-        assert all(m.scorer.held_rows == 0 for m in drafting.members)
+        assert_nothing_held(drafting)
 
 
 def repeating(text: list[str], times: int, **options: Any) -> Ensemble:
@@ -102,7 +105,7 @@ def test_what_followed_the_longest_ngram(letters: str) -> None:
     text = letters.encode()
     expected = next(
         (
-            text[start + n : start + n + 9]
+            (text[start + n :] * 9)[:9]
             for n in (24, 16, 12, 8, 6)
             for start in range(len(text) - n - 1, -1, -1)
             if text[start : start + n] == text[-n:]
@@ -137,11 +140,66 @@ def test_the_pace_follows_what_was_accepted() -> None:
     assert pace.next_length() == 6
     pace.learn(0, 6, was_right=True)
     assert pace.next_length() == 6
+    pace.learn(0, 6, was_right=True)
     rests = []
     for _ in range(9):
         pace.learn(0, 3)
         rests.append(next(n for n in range(1000) if pace.next_length()))
     assert rests == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+
+
+@pytest.mark.parametrize("draft", [0, 1])
+def test_a_gate_does_not_keep_the_pace_from_learning(draft: int) -> None:
+    """Nor does it keep what was computed: a cascade asks a drafter it seldom needs, and rests."""
+    families = ("chatml", "byte_level", "legacy")
+    with make(families, method="cascade", threshold=1.1, draft=draft) as drafting:
+        output = drafting.generate("Hello", max_new_tokens=100)
+        queries = sum(m.scorer.stats.queries for m in drafting.members)
+    assert queries < 2 * 3 * output.usage.steps
+
+
+def test_a_guess_that_can_not_be_spelled_is_no_error() -> None:
+    """A vocabulary without bytes, alone: what a guess cuts in half has no tokens."""
+    corpus = ["Привет мир, привет всем, как дела мир"]
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = decoders.Metaspace(prepend_scheme="first")
+    trainer = trainers.BpeTrainer(
+        vocab_size=70, special_tokens=["<unk>", "<end>"], show_progress=False
+    )
+    backend.train_from_iterator(corpus, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval().double()
+    prompt = "приветмир" * 6
+    for seed in range(4):
+        sampling: dict[str, Any] = {"max_new_tokens": 30, "temperature": 1.0, "seed": seed}
+        with (
+            Ensemble.from_models([(model, tokenizer)]) as plain,
+            Ensemble.from_models([(model, tokenizer)], draft="ngrams") as drafting,
+        ):
+            assert_same(drafting.generate(prompt, **sampling), plain.generate(prompt, **sampling))
+
+
+def test_a_drafter_is_not_asked_beyond_its_context() -> None:
+    small, tokenizer = pair("chatml", 1, context=40)
+    members = [pair("byte_level"), (small, tokenizer)]
+    with (
+        Ensemble.from_models(members, method="cascade") as plain,
+        Ensemble.from_models(members, method="cascade", draft=1) as drafting,
+    ):
+        expected = plain.generate("Hello Hello")
+        assert_same(naively(drafting, "Hello Hello", max_new_tokens=30)[0],
+                    naively(plain, "Hello Hello", max_new_tokens=30)[0])  # fmt: skip
+        assert drafting.generate("Hello Hello").text == expected.text
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from gac_core.closing import short_end
 from gac_core.constraint import Constraint, GrammarEngine, search_end
 from gac_core.grammar import Grammar, byte_matcher, closed_schema, shortest_match
 from gac_core.tools import call_text
-from tests.laws import METHOD_IDS, METHODS, assert_only_greedy, assert_same, draws, make, naively
+from tests.laws import DECODERS, assert_only_greedy, assert_same, draws, make, naively, named
 from tests.schemas import random_schema
 
 CHAT = [{"role": "user", "content": "Hello"}]
@@ -192,7 +192,7 @@ def test_a_shorter_way_is_found_if_the_first_is_too_long() -> None:
 # ---------------------------------------------------------------- law 12
 
 
-@pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
+@pytest.mark.parametrize("method", DECODERS, ids=named)
 def test_law_12_json(method: dict[str, Any]) -> None:
     """Random schemas, random members, budgets that are hardly enough: all of it fits."""
     if not draws(method):
@@ -223,7 +223,7 @@ def test_law_12_json(method: dict[str, Any]) -> None:
     assert finished >= 18
 
 
-@pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
+@pytest.mark.parametrize("method", DECODERS, ids=named)
 @pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
 def test_law_12_other_languages(method: dict[str, Any], prompt: Any) -> None:
     choices = ["yes", "no", "it depends, é", " perhaps"]
@@ -454,7 +454,7 @@ def test_a_draft_that_is_taken_back_leaves_no_trace(grammar: Grammar) -> None:
             assert constraint.next_of_end() == twin.next_of_end()
 
 
-@pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
+@pytest.mark.parametrize("method", DECODERS, ids=named)
 @pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
 def test_the_engine_says_what_the_naive_driver_says(method: dict[str, Any], prompt: Any) -> None:
     grammar = Grammar.json_schema(PERSON)

@@ -115,7 +115,7 @@ def test_law_6_and_9(families: tuple[str, ...], method: dict[str, Any]) -> None:
             assert_same(
                 ensemble.generate(prompt, **sampling), naively(ensemble, prompt, **sampling)[0]
             )
-        assert all(m.scorer.held_rows == 0 for m in ensemble.members)
+        laws.assert_nothing_held(ensemble)
 
 
 @real_tokenizers

@@ -6,9 +6,19 @@ from typing import Any
 import pytest
 
 import examples.own_method
-from gac_core import ConfigError, EnsembleConfig, Grammar, register_fusion, register_method
+from gac_core import (
+    Ask,
+    ConfigError,
+    EnsembleConfig,
+    Grammar,
+    MethodError,
+    Query,
+    Request,
+    register_fusion,
+    register_method,
+)
 from tests import laws
-from tests.laws import assert_same, make, naively
+from tests.laws import assert_nothing_held, assert_same, make, naively
 
 METHOD: dict[str, Any] = {"method": "until_sure", "fusion": "boldest"}
 CHAT = [{"role": "user", "content": "Hello, how are you? 🙂"}]
@@ -57,3 +67,88 @@ def test_names_are_not_taken_twice() -> None:
     register_fusion("boldest", examples.own_method.boldest)  # the same once more is fine
     with pytest.raises(ConfigError, match="method number must be a function"):
         register_method("number", 3)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def bad_ask(request: Request) -> Any:
+    yield request.ask()
+    yield 3
+
+
+def unknown_member(request: Request) -> Any:
+    yield Ask({9: (Query([0]),)})
+
+
+def never_emits(request: Request) -> Any:
+    while True:
+        yield request.ask()
+
+
+def forgets_to_yield(request: Request) -> Any:
+    while True:
+        request.emit_fused(request.fuse(request.read((yield request.ask()))))
+
+
+def ends_early(request: Request) -> Any:
+    yield request.ask()
+
+
+def no_generator(request: Request) -> Any:
+    return 3
+
+
+def emits_a_tensor(request: Request) -> Any:
+    own = request.read((yield request.ask()))
+    yield request.emit_fused(own[0])  # type: ignore[arg-type]
+
+
+MISTAKES: list[tuple[Any, str]] = [
+    (bad_ask, "yielded 3; it may yield Ask and Step only"),
+    (unknown_member, "asked for member 9, but there are 2"),
+    (never_emits, "without a step; it must emit one"),
+    (forgets_to_yield, "emitted a step and did not yield it"),
+    (ends_early, "ended before the answer did"),
+    (no_generator, "must be a generator function"),
+    (emits_a_tensor, "must be a Fused with"),
+]
+
+
+@pytest.mark.parametrize(("method", "problem"), MISTAKES, ids=lambda v: getattr(v, "__name__", ""))
+@pytest.mark.parametrize("draft", [None, "ngrams"])
+def test_a_method_that_breaks_the_rules_is_told_so(
+    method: Any, problem: str, draft: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gac_core.run._MOST_ASKS", 50)
+    register_method(method.__name__, method)
+    with make(["chatml", "legacy"], method=method.__name__, draft=draft) as ensemble:
+        with pytest.raises(MethodError, match=problem):
+            ensemble.generate("Hello", max_new_tokens=3)
+        assert_nothing_held(ensemble)
+
+
+RULES: list[tuple[str, Any]] = [
+    ("not_a_number", lambda v: v.probs[0] * float("nan")),
+    ("logs", lambda v: v.probs.mean(0).clamp_min(1e-9).log()),
+    ("nothing", lambda v: v.probs[0] * 0),
+    ("too_much", lambda v: v.probs.sum(0)),
+    ("negative", lambda v: 2 * v.probs[0] - v.probs[1]),
+    ("too_short", lambda v: v.probs[0][:10]),
+    ("all_of_them", lambda v: v.probs),
+    ("none", lambda v: None),  # noqa: ARG005
+]
+
+
+@pytest.mark.parametrize(("name", "rule"), RULES, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_rule_that_returns_no_distribution_is_told_so(name: str, rule: Any) -> None:
+    register_fusion(name, rule)
+    with make(["chatml", "legacy"], fusion=name) as ensemble:
+        for temperature in (0.0, 1.0):
+            with pytest.raises(MethodError, match=r"must be a Fused with|has mass"):
+                ensemble.generate("Hello", max_new_tokens=3, temperature=temperature)
+
+
+def test_a_name_of_a_preset_is_taken() -> None:
+    with pytest.raises(ConfigError, match="there is a method 'unite' already"):
+        register_method("unite", ends_early)

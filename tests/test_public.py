@@ -17,6 +17,7 @@ def test_the_public_names() -> None:
         *("EngineClosedError", "Ensemble", "EnsembleConfig", "GacError", "Grammar"),
         *("GrammarError", "LoadError"),
         *("MemberConfig", "MemberError", "MemberUsage", "MemberView", "NonFiniteLogitsError"),
+        "MethodError",
         *("Outcome", "Output", "PromptError", "RewritesTextError", "SamplingParams", "Step"),
         *("Stream", "Usage", "VocabularyError"),
         *("Ask", "Fused", "Query", "Request", "Views", "register_fusion", "register_method"),

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble
 from gac_core.methods.safe import gather_longer
+from gac_core.prompt import render_prompt
 from gac_core.union import Union
-from tests.fakes import FAMILIES, pair
+from tests.fakes import FAMILIES, pair, scripted, tokenizer_of
 from tests.laws import assert_same, make, naively
 from tests.reference import SlowMember, slow_gathered, slow_safe
 from tests.test_speller import speller_of
@@ -145,6 +146,21 @@ def test_any_host_rule(fusion: str) -> None:
         assert output.usage.fused_steps > 0
 
 
+def test_a_space_that_only_opens_is_no_place() -> None:
+    """Members whose templates open with a space: the first real token is verified in its place."""
+    chat = [{"role": "user", "content": "Hello"}]
+    tokenizer = tokenizer_of("legacy")
+    length = len(render_prompt(tokenizer, chat))
+    first = scripted("legacy", length, [{"▁": 1.0}, {"a": 0.6, "b": 0.4}, {"c": 1.0}])
+    second = scripted("legacy", length, [{"▁": 1.0}, {"b": 0.99, "a": 0.01}, {"c": 1.0}])
+    members = [first, second]
+    texts = []
+    for method in ("every_step", "safe"):
+        with Ensemble.from_models(members, names=["a", "b"], method=method) as ensemble:
+            texts.append(ensemble.generate(chat, max_new_tokens=3).text)
+    assert texts == ["bc", "bc"]
+
+
 def test_options_of_other_methods_are_refused() -> None:
     with pytest.raises(ConfigError, match="block needs method safe, not every_step"):
         make(["chatml"], block=3)
@@ -153,3 +169,5 @@ def test_options_of_other_methods_are_refused() -> None:
         pytest.raises(ConfigError, match="method safe takes no temperature with fusion unite"),
     ):
         ensemble.generate("Hello", temperature=1.0)
+    with pytest.raises(ConfigError, match="method safe takes weighting fixed, prompt or entropy"):
+        make(["chatml"], method="safe", weighting="posterior")

@@ -8,7 +8,7 @@ yields `Step`. It touches no model, cache, thread or batch. Add one of your own 
 from collections.abc import Callable, Generator
 from typing import Final
 
-from gac_core.config import EnsembleConfig, SamplingParams
+from gac_core.config import PRESETS, EnsembleConfig, SamplingParams
 from gac_core.methods.cascade import cascade
 from gac_core.methods.chared import chared
 from gac_core.methods.co_llm import co_llm
@@ -45,7 +45,7 @@ def register_method(name: str, method: Method) -> None:
         ConfigError: the name is taken.
 
     """
-    register(METHODS, "method", name, method)
+    register(METHODS, "method", name, method, PRESETS)
 
 
 def check(config: EnsembleConfig, sampling: SamplingParams) -> None:

@@ -16,6 +16,7 @@ import torch
 from gac_core.config import EnsembleConfig, SamplingParams
 from gac_core.errors import ConfigError
 from gac_core.fusion import geometric
+from gac_core.gating import is_sure
 from gac_core.request import Ask, Fused, Logits, Request
 from gac_core.sampling import top_row, uniform_at
 from gac_core.scorer import Query
@@ -23,6 +24,7 @@ from gac_core.steps import Step
 from gac_core.union import Union
 
 _MAJORITY: Final = 0.5
+_LONGEST_UNIT: Final = 512  # bytes
 _LIKELY: Final = 0.1  # above this, a drafter's token takes the mass of longer ones (the paper's λ)
 
 
@@ -60,10 +62,10 @@ class _Place:
 def safe(request: Request) -> Generator[Ask | Step, Logits, None]:
     """Draft a block, verify it in one pass, fuse at the first doubtful place; over and over."""
     while not request.finished:
-        draft, future = yield from _write_ahead(request)
+        draft, future, known = yield from _write_ahead(request)
         places: dict[int, dict[int, _Place]] = {}
         if request.others:
-            places = yield from _verify(request, future, draft)
+            places = yield from _verify(request, future, draft, known)
         for n, drafted in enumerate(draft):
             here = {m: at[n] for m, at in places.items() if n in at}
             rest = None
@@ -96,31 +98,43 @@ def check(config: EnsembleConfig, sampling: SamplingParams) -> None:
 
 def _write_ahead(
     request: Request,
-) -> Generator[Ask, Logits, tuple[list[_Drafted], Request]]:
-    """A block of the drafter, and the request as it would be behind it."""
+) -> Generator[Ask, Logits, tuple[list[_Drafted], Request, int]]:
+    """A block of the drafter, the request behind it, and how many tokens that request knows.
+
+    These are all but the last if that fills a context: nobody can be asked about longer ids.
+    """
     future = request.fork()
     draft: list[_Drafted] = []
     for _ in range(min(request.config.block, request.steps_left)):
-        before = future.fork()
+        before = future.fork() if _may_fill(future) else future
         own = future.read((yield future.ask(request.primary)))[request.primary]
         token = future.choose_alone(own)
-        step = future.emit_alone(own)
+        step = future.emit_alone(own, token)
         draft.append(_Drafted(own, token, step))
         if not all(
             (limit := member.scorer.context_size) is None or history.fits(limit)
             for member, history in zip(future.members, future.histories, strict=True)
         ):
-            return draft, before  # nobody can be asked about longer ids
+            return draft, before, len(draft) - 1
         if step.is_end:
             break
-    return draft, future
+    return draft, future, len(draft)
+
+
+def _may_fill(request: Request) -> bool:
+    """Whether a unit might fill a context; none is longer than this."""
+    return any(
+        (limit := member.scorer.context_size) is not None
+        and history.prompt_length + len(history.answer) + _LONGEST_UNIT > limit
+        for member, history in zip(request.members, request.histories, strict=True)
+    )
 
 
 def _verify(
-    request: Request, future: Request, draft: Sequence[_Drafted]
+    request: Request, future: Request, draft: Sequence[_Drafted], known: int
 ) -> Generator[Ask, Logits, dict[int, dict[int, _Place]]]:
     """By verifier and place in the draft: what it thinks there, unless there is a torn token."""
-    starts = {m: _starts(request, future, draft, m) for m in request.others}
+    starts = {m: _starts(request, future, draft, known, m) for m in request.others}
     queries = {}
     for m, at in starts.items():
         ids = future.histories[m].ids
@@ -140,7 +154,7 @@ def _verify(
 
 
 def _starts(
-    request: Request, future: Request, draft: Sequence[_Drafted], member: int
+    request: Request, future: Request, draft: Sequence[_Drafted], known: int, member: int
 ) -> dict[int, int]:
     """Where in a verifier's ids the drafted tokens begin, for those that tear none of its own."""
     history = future.histories[member]
@@ -152,24 +166,23 @@ def _starts(
         if index > history.prompt_length:
             length -= len(tokens[ids[index - 1]])
     begun = len(request.histories[member].answer)
-    lead = len(history.answer) - begun - sum(len(d.step.unit) for d in draft)
+    lead = len(history.answer) - begun - sum(len(d.step.unit) for d in draft[:known])
     starts = {}
     for n, drafted in enumerate(draft):
-        if drafted.step.unit or drafted.step.is_end:  # else it is a space that only opens
-            if begun in index_at:
-                starts[n] = index_at[begun]
-            begun += len(drafted.step.unit) + max(0, lead)
-            lead = 0
+        # A space that only opens an answer is no place of its own.
+        if begun in index_at and (drafted.step.unit or drafted.step.is_end):
+            starts[n] = index_at[begun]
+        begun += len(drafted.step.unit) + (lead if n == 0 else 0)
     return starts
 
 
 def _is_doubtful(request: Request, drafted: _Drafted, here: Mapping[int, _Place]) -> bool:
     """Whether fusing might choose something else than the drafter did."""
+    threshold = request.config.threshold
+    if threshold is not None and is_sure(request.legal(drafted.probs), threshold):
+        return False
     if request.sampling.temperature > 0:
         return True
-    threshold = request.config.threshold
-    if threshold is not None and float(drafted.probs.max()) > threshold:
-        return False
     if all(top_row(place.probs) in place.own for place in here.values()):
         return False
     if request.config.weighting == "entropy":  # weights that only whole distributions tell
