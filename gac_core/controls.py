@@ -124,23 +124,20 @@ def joint_likelihoods(
     for m, member in enumerate(ensemble.members):
         for first in range(0, len(prompts), _SCORED_TOGETHER):
             chats = range(first, min(first + _SCORED_TOGETHER, len(prompts)))
-            # The answers of a chat come one after another, so that its prompt is computed once.
             for place in range(max(len(texts[chat]) for chat in chats)):
                 asked = [chat for chat in chats if place < len(texts[chat])]
                 scored = _log_likelihoods(
-                    ensemble, m, asked, [ids[c][m] for c in asked], [texts[c][place] for c in asked]
+                    ensemble, m, [ids[c][m] for c in asked], [texts[c][place] for c in asked]
                 )
                 for chat, value in zip(asked, scored, strict=True):
                     size = len(texts[chat][place].encode()) + 1
                     totals[chat][place] += member.weight * value / size
-            member.scorer.drop(chats)
     return totals
 
 
 def _log_likelihoods(
     ensemble: Ensemble,
     m: int,
-    keys: Sequence[int],
     prompts: Sequence[Sequence[int]],
     texts: Sequence[str],
 ) -> list[float]:
@@ -151,7 +148,8 @@ def _log_likelihoods(
     queries = [Query(ids, seen.last(ids)) for seen, ids in zip(known, written, strict=True)]
     ends = sorted(member.speller.vocabulary.end_ids)
     values = []
-    for seen, ids, rows in zip(known, written, member.scorer.score(queries, keys), strict=True):
+    # Without the memo: its rows are the engine's thread's, which may still be dropping some.
+    for seen, ids, rows in zip(known, written, member.scorer.score(queries), strict=True):
         logits = ensemble.union.mask(m, rows)
         seen.see(ids, logits)
         end = logits[-1].log_softmax(-1)[ends].logsumexp(-1)

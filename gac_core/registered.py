@@ -55,7 +55,7 @@ def find(known: MutableMapping[str, Any], kind: str, name: str, also: Iterable[s
                     f"{kind} {name!r} can not be loaded from {point.value}: {error}"
                 ) from error
     if name not in known:
-        there_are = ", ".join([*known, *also])
+        there_are = ", ".join(n for n in (*known, *also) if not n.startswith("_"))
         raise ConfigError(
             f"there is no {kind} {name!r}; there are {there_are}, and what is registered or comes "
             f"as an entry point of the group gac.{kind}"

@@ -129,7 +129,7 @@ def test_what_is_recorded_is_the_text_not_how_it_is_cut() -> None:
         [{"Hello": 0.9, "H": 0.1}, {".": 0.6, ",": 0.4}, {"<|endoftext|>": 0.8, ".": 0.2}],
     )
     other = scripted("chatml", 1, [{"H": 1.0}, {",": 1.0}, {"<|im_end|>": 1.0}])
-    with Ensemble.from_models([primary, other], names=["a", "b"], method="record_steps") as own:
+    with Ensemble.from_models([primary, other], names=["a", "b"], method="_record_steps") as own:
         output = own.generate("Hello", max_new_tokens=5)
         known, held_out = record(own, ["Hello"] * 7, SamplingParams(max_new_tokens=5))
     assert output.text == "Hello,"  # "H" was the fused choice, which the primary writes as "Hello"
@@ -150,7 +150,7 @@ def test_any_configuration_can_be_recorded() -> None:
     ):
         config = EnsembleConfig.of({"members": ("a", "b"), **method})
         recording = recording_config(config)
-        assert (recording.method, recording.gate) == ("record_steps", None)
+        assert (recording.method, recording.gate) == ("_record_steps", None)
         assert (recording.fusion, recording.primary) == (config.fusion, config.primary)
 
 

@@ -23,7 +23,7 @@ from gac_core import (
     methods,
 )
 from gac_core.cli import main
-from gac_core.config import PRESETS
+from gac_core.config import METHODS, PRESETS
 from gac_core.evaluation import CONTROLS, Settings, evaluate, methods_and_controls, systems_of
 from gac_core.pocket import tasks
 from gac_core.results import Row, as_json, gain, verdict
@@ -86,7 +86,9 @@ def test_systems_are_the_members_then_the_methods() -> None:
     assert [s.config.weights for s in systems] == [(1, 0, 0), (0, 0, 1), *[(1, 0, 2)] * 3]
 
 
-def test_everything_is_all_methods_then_the_controls() -> None:
+def test_everything_is_all_methods_then_the_controls(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {name: methods.METHODS[name] for name in METHODS}  # without those of other tests
+    monkeypatch.setattr(methods, "METHODS", ours)
     wanted = "every_step every_step_append cascade safe chared unite geometric core packllm "
     wanted += "posterior entropy mod twist co_llm self_consistency routing rerank"
     there = {*methods.METHODS, *PRESETS, *CONTROLS, "every_step_append"}

@@ -26,6 +26,7 @@ SAYS = {
         "job='a baker' details=None",
     ],
     "llama_index/query_engine": ["The code of Tom is 4711.", "The owner of Hotel Astor is Vera."],
+    "own_method": ["384 + 979 = 1363", "steps of 3 members"],
     "langchain/trace": ["'2'     * ada '2'", "77 - 49 = 28"],
 }
 
