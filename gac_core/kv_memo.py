@@ -9,6 +9,7 @@ gets explicit masks and positions, for full and sliding-window layers alike.
 import inspect
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any, Final
 
 import torch
@@ -35,7 +36,13 @@ def logits_of(model: PreTrainedModel, *, hidden: bool, **inputs: Any) -> torch.T
     if head is None:
         raise ValueError("the model names no output layer, so its hidden state can not be had")
     given: list[torch.Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _head, args: given.append(args[0]))
+    thread = get_ident()  # others may use the model meanwhile; hooks are the model's
+
+    def take(_head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        if get_ident() == thread:
+            given.append(args[0])
+
+    hook = head.register_forward_pre_hook(take)
     try:
         logits: torch.Tensor = model(**inputs).logits
     finally:
