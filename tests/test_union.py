@@ -57,7 +57,7 @@ def test_law_4_mass_is_kept_and_masked_units_are_0(
             ]
         ),
     )
-    for rule in fusion.RULES.values():
+    for rule in (fusion.mean, fusion.geometric, fusion.unite, fusion.core):  # not other tests'
         fused = rule(views)
         assert torch.isfinite(fused).all()
         assert float(fused.sum()) == pytest.approx(1.0, abs=1e-5)
