@@ -24,8 +24,8 @@ from jsonschema import Draft202012Validator
 from benchmarks.models import SHAPES, Shape, random_model, tokenizers_of
 from benchmarks.step_profile import FORWARD, timed_parts
 from gac_core import Ensemble, Grammar, GrammarError
-from gac_core.constraint import Constraint
-from gac_core.tools import call_text
+from gac_core.chat.tools import call_text
+from gac_core.grammar.constraint import Constraint
 from tests.schemas import random_schema
 
 PARTS: tuple[tuple[str, type[Any], str], ...] = (

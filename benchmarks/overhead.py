@@ -24,10 +24,10 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.models import SHAPES, Shape, are_real, random_model, tokenizers_of
 from gac_core import Ensemble
-from gac_core.scorer import Scorer
-from gac_core.speller import Speller
-from gac_core.union import Union
-from gac_core.vocabulary import Vocabulary
+from gac_core.members.local import Scorer
+from gac_core.tokens.tokenizer import Speller
+from gac_core.tokens.union import Union
+from gac_core.tokens.vocabulary import Vocabulary
 
 TEXT = "The quick brown fox jumps over the lazy dog and runs through the old town. "
 

@@ -19,11 +19,11 @@ import torch
 from benchmarks.models import SHAPES, random_model, tokenizers_of
 from benchmarks.overhead import PLANS
 from gac_core import Ensemble
-from gac_core.engine import Engine
-from gac_core.kv_memo import KVMemo
-from gac_core.request import Request
-from gac_core.run import Run
-from gac_core.scorer import Scorer
+from gac_core.decoding.request import Request
+from gac_core.decoding.run import Run
+from gac_core.engine.engine import Engine
+from gac_core.members.kv_cache import KVMemo
+from gac_core.members.local import Scorer
 
 PARTS: tuple[tuple[str, type[Any], str], ...] = (
     ("memo: chunks, masks, positions", KVMemo, "forward"),

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
+    from gac_core.decoding.request import Ask, Fused, Request
+    from gac_core.engine.streams import AsyncStream, Stream
     from gac_core.ensemble import Ensemble
     from gac_core.errors import (
         AnswerCutError,
@@ -22,13 +24,11 @@ if TYPE_CHECKING:
         RewritesTextError,
         VocabularyError,
     )
-    from gac_core.fusion import Views, register_fusion
-    from gac_core.grammar import Grammar
+    from gac_core.fusion.rules import Views, register_fusion
+    from gac_core.grammar.grammar import Grammar
+    from gac_core.members.local import Query
     from gac_core.methods import register_method
-    from gac_core.request import Ask, Fused, Request
-    from gac_core.scorer import Query
-    from gac_core.steps import MemberUsage, MemberView, Outcome, Output, Step, Usage
-    from gac_core.streams import AsyncStream, Stream
+    from gac_core.outputs import MemberUsage, MemberView, Outcome, Output, Step, Usage
 
 __version__ = "0.1.0"
 
@@ -89,13 +89,13 @@ _HOMES = {
         "RewritesTextError",
         "VocabularyError",
     ),
-    "gac_core.fusion": ("Views", "register_fusion"),
-    "gac_core.grammar": ("Grammar",),
+    "gac_core.fusion.rules": ("Views", "register_fusion"),
+    "gac_core.grammar.grammar": ("Grammar",),
     "gac_core.methods": ("register_method",),
-    "gac_core.request": ("Ask", "Fused", "Request"),
-    "gac_core.scorer": ("Query",),
-    "gac_core.steps": ("MemberUsage", "MemberView", "Outcome", "Output", "Step", "Usage"),
-    "gac_core.streams": ("AsyncStream", "Stream"),
+    "gac_core.decoding.request": ("Ask", "Fused", "Request"),
+    "gac_core.members.local": ("Query",),
+    "gac_core.outputs": ("MemberUsage", "MemberView", "Outcome", "Output", "Step", "Usage"),
+    "gac_core.engine.streams": ("AsyncStream", "Stream"),
 }
 
 

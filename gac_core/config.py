@@ -7,8 +7,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gac_core.errors import ConfigError
-from gac_core.grammar import Grammar
-from gac_core.registered import find
+from gac_core.grammar.grammar import Grammar
+from gac_core.registry import find
 
 MAX_SEED: Final = 2**63 - 1
 
@@ -349,8 +349,8 @@ class EnsembleConfig(_Checked):
 
 def _check_registered(method: str, fusion: str) -> None:
     # Imported here: torch comes with them, and most mistakes are found without.
-    from gac_core import fusion as rules
     from gac_core import methods
+    from gac_core.fusion import rules
 
     try:
         find(methods.METHODS, "method", method, PRESETS)

@@ -13,18 +13,18 @@ from typing import Any, Final, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gac_core.assembly import Assembly, config_of, fitted, load_used
+from gac_core.chat.prompt import Message, check_text, render_prompt
 from gac_core.config import MAX_SEED, EnsembleConfig, MemberConfig, SamplingParams
-from gac_core.engine import OnError, Ticket
+from gac_core.decoding.request import Member, Request
+from gac_core.decoding.run import Sink
+from gac_core.engine.engine import OnError, Ticket
+from gac_core.engine.streams import AsyncStream, Stream, Whole
 from gac_core.errors import CannotSpellError, ConfigError, EngineClosedError, PromptError
-from gac_core.loading import Loaded, member_names
+from gac_core.members.loading import Loaded, member_names
 from gac_core.methods import check
-from gac_core.prompt import Message, check_text, render_prompt
-from gac_core.request import Member, Request
-from gac_core.run import Sink
-from gac_core.steps import Output
-from gac_core.streams import AsyncStream, Stream, Whole
-from gac_core.union import Union
+from gac_core.outputs import Output
+from gac_core.runtime import Assembly, config_of, fitted, load_used
+from gac_core.tokens.union import Union
 
 Prompt = str | Sequence[Message]
 

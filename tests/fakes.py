@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from gac_core.gate_head import GateHead
+from gac_core.decoding.gate_head import GateHead
 
 REAL_FOLDER = Path(
     os.environ.get("GAC_TOKENIZERS", Path(__file__).parents[2] / "shared/tokenizers")

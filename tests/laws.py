@@ -12,10 +12,10 @@ import torch
 
 from gac_core import ConfigError, Ensemble, Output, SamplingParams
 from gac_core.config import PRESETS
+from gac_core.decoding.request import Request
+from gac_core.engine.naive import run_naively
 from gac_core.ensemble import Prompt
-from gac_core.naive import run_naively
-from gac_core.request import Request
-from gac_core.vocabulary import Kind
+from gac_core.tokens.vocabulary import Kind
 from tests.fakes import pair, random_gate
 
 METHODS: list[dict[str, Any]] = [

@@ -12,9 +12,9 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedModel
 
-from gac_core.sampling import uniform_at
-from gac_core.speller import Speller
-from gac_core.vocabulary import NEVER_IN_TEXT, Kind, Vocabulary
+from gac_core.decoding.sampling import uniform_at
+from gac_core.tokens.tokenizer import Speller
+from gac_core.tokens.vocabulary import NEVER_IN_TEXT, Kind, Vocabulary
 
 END = None
 Unit = bytes | None

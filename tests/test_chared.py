@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import Ensemble, EnsembleConfig
-from gac_core.byte_paths import BYTES, BytePaths
-from gac_core.grammar import Grammar
-from gac_core.history import History
+from gac_core.decoding.byte_paths import BYTES, BytePaths
+from gac_core.grammar.grammar import Grammar
+from gac_core.tokens.history import History
 from tests.fakes import FAMILIES, ScriptedModel, pair, scripted, tiny_model, tokenizer_of
 from tests.laws import assert_same, make, naively
 from tests.reference import SlowMember, chance_of_text, slow_chared

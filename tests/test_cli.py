@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from gac_core import EnsembleConfig, MemberError
-from gac_core.cli import commented_yaml, main
-from gac_core.evaluation import OnSkip, Settings
-from gac_core.results import Row
-from gac_core.terminal import printable
+from gac_core.cli.app import commented_yaml, main
+from gac_core.cli.terminal import printable
+from gac_core.evaluation.results import Row
+from gac_core.evaluation.systems import OnSkip, Settings
 from tests.fakes import pair, tokenizer_of
 
 
@@ -133,7 +133,7 @@ def test_eval_compares_methods_and_controls(
         yield Row("rerank", "control", {"x": np.array([True, True])})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gac_core.evaluation.evaluate", measured)
+    monkeypatch.setattr("gac_core.evaluation.systems.evaluate", measured)
     assert gac("eval", "--all") == 130
     out, err = capsys.readouterr()
     assert re.search(r"^ada +member +50.0% ", out, re.MULTILINE)
@@ -153,8 +153,8 @@ def test_a_member_that_fails(
     def crash(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("gac_core.kv_memo.KVMemo.forward", crash)
-    monkeypatch.setattr("gac_core.scorer.why_not", lambda _model: None)
+    monkeypatch.setattr("gac_core.members.kv_cache.KVMemo.forward", crash)
+    monkeypatch.setattr("gac_core.members.local.why_not", lambda _model: None)
     assert gac("run", *models(folders), "Hello") == 1
     assert "failed: boom" in capsys.readouterr().err
 
@@ -249,7 +249,7 @@ def test_vocab_compares(
 
 
 def units(family: str) -> Any:
-    from gac_core.vocabulary import Vocabulary
+    from gac_core.tokens.vocabulary import Vocabulary
 
     return Vocabulary.of(tokenizer_of(family)).ids_by_bytes
 

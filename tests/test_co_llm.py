@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, LoadError, SamplingParams
-from gac_core.gate_fitting import (
+from gac_core.decoding.gate_head import GateHead
+from gac_core.evaluation.gate_fitting import (
     Recording,
     fit,
     parse_prompts,
@@ -21,7 +22,6 @@ from gac_core.gate_fitting import (
     record,
     recording_config,
 )
-from gac_core.gate_head import GateHead
 from tests.fakes import FAMILIES, random_gate, scripted
 from tests.laws import assert_same, make
 from tests.reference import SlowMember, slow_ensemble

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gac_core import ConfigError, Ensemble, Grammar
-from gac_core.drafting import Pace, continuation
+from gac_core.decoding.drafting import Pace, continuation
 from tests.fakes import pair, scripted
 from tests.laws import assert_nothing_held, assert_same, make, naively
 

@@ -23,9 +23,9 @@ from gac_core import (
     PromptError,
     SamplingParams,
 )
+from gac_core.chat.prompt import Message
+from gac_core.decoding.request import Request
 from gac_core.methods import METHODS
-from gac_core.prompt import Message
-from gac_core.request import Request
 from tests.fakes import pair, scripted, tiny_model, tokenizer_of
 from tests.laws import assert_same, make
 
@@ -168,7 +168,7 @@ def test_closing_frees_the_models() -> None:
 
 def test_an_ensemble_may_be_collected_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector runs anywhere; it must not wait for the thread it runs in."""
-    monkeypatch.setattr("gac_core.engine._device_of", lambda member: member.name)
+    monkeypatch.setattr("gac_core.engine.engine._device_of", lambda member: member.name)
     ensemble = make(["byte_level", "legacy"])
     ensemble.generate("Hello", max_new_tokens=2)
     model = ensemble.members[1].scorer.model
@@ -201,7 +201,7 @@ async def test_async_context_manager() -> None:
 def test_leaving_the_interpreter_in_the_middle_of_an_answer_is_quiet() -> None:
     code = (
         "from tests.laws import make\n"
-        "import gac_core.engine as e\n"
+        "import gac_core.engine.engine as e\n"
         "e._device_of = lambda member: member.name\n"
         "s = make(['byte_level', 'legacy']).stream('Hello', max_new_tokens=400)\n"
         "next(s)\n"
@@ -290,7 +290,7 @@ def test_devices_of_their_own_have_threads_of_their_own(monkeypatch: pytest.Monk
     """As with a GPU per member: workers compute at the same time, results are the same."""
     with make(["byte_level", "legacy", "chatml"]) as ensemble:
         expected = ensemble.batch(["Hello", "a", "b c"], max_new_tokens=12)
-    monkeypatch.setattr("gac_core.engine._device_of", lambda member: member.name)
+    monkeypatch.setattr("gac_core.engine.engine._device_of", lambda member: member.name)
     with make(["byte_level", "legacy", "chatml"]) as ensemble:
         assert len(ensemble._loaded().engine._workers) == 3
         for got, want in zip(

@@ -19,15 +19,21 @@ from gac_core import (
     Request,
     Step,
     Usage,
-    controls,
     methods,
 )
-from gac_core.cli import main
+from gac_core.cli.app import main
+from gac_core.cli.terminal import comparison_table, evaluation_tables
 from gac_core.config import METHODS, PRESETS
-from gac_core.evaluation import CONTROLS, Settings, evaluate, methods_and_controls, systems_of
+from gac_core.evaluation import controls
+from gac_core.evaluation.results import Row, as_json, gain, verdict
+from gac_core.evaluation.systems import (
+    CONTROLS,
+    Settings,
+    evaluate,
+    methods_and_controls,
+    systems_of,
+)
 from gac_core.pocket import tasks
-from gac_core.results import Row, as_json, gain, verdict
-from gac_core.terminal import comparison_table, evaluation_tables
 
 
 def row(name: str, right: dict[str, list[bool]], kind: Any = "member") -> Row:

@@ -11,11 +11,11 @@ import torch
 from jsonschema import Draft202012Validator
 
 from gac_core import ConfigError, Ensemble, GrammarError, SamplingParams
-from gac_core.answer_form import AnswerForm
-from gac_core.closing import short_end
-from gac_core.constraint import Constraint, GrammarEngine, search_end
-from gac_core.grammar import Grammar, byte_matcher, closed_schema, shortest_match
-from gac_core.tools import call_text
+from gac_core.chat.response_format import AnswerForm
+from gac_core.chat.tools import call_text
+from gac_core.grammar.completion import short_end
+from gac_core.grammar.constraint import Constraint, GrammarEngine, search_end
+from gac_core.grammar.grammar import Grammar, byte_matcher, closed_schema, shortest_match
 from tests.laws import DECODERS, assert_only_greedy, assert_same, draws, make, naively, named
 from tests.schemas import random_schema
 

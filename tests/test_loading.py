@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, LoadError, MemberConfig
-from gac_core.loading import load_members, member_names, pick_device
+from gac_core.members.loading import load_members, member_names, pick_device
 from tests.fakes import pair
 
 Folders = tuple[Path, Path]
@@ -183,7 +183,7 @@ def test_a_full_disk(saved: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any, **kwargs: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gac_core.loading.AutoModelForCausalLM.from_pretrained", full)
+    monkeypatch.setattr("gac_core.members.loading.AutoModelForCausalLM.from_pretrained", full)
     with pytest.raises(LoadError, match=r"No space left on device.*disk or memory full"):
         load(saved[0])
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import Ensemble
-from gac_core.history import History
+from gac_core.tokens.history import History
 from tests.fakes import CHATML, FAMILIES, scripted, tiny_model, tokenizer_of
 from tests.laws import make, naively
 from tests.reference import SlowMember, slow_ensemble

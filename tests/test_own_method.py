@@ -120,7 +120,7 @@ MISTAKES: list[tuple[Any, str]] = [
 def test_a_method_that_breaks_the_rules_is_told_so(
     method: Any, problem: str, draft: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gac_core.run._MOST_ASKS", 50)
+    monkeypatch.setattr("gac_core.decoding.run._MOST_ASKS", 50)
     register_method(method.__name__, method)
     with make(["chatml", "legacy"], method=method.__name__, draft=draft) as ensemble:
         with pytest.raises(MethodError, match=problem):

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gac_core import Ensemble, PromptError
+from gac_core.chat.prompt import Message, render_prompt
 from gac_core.ensemble import POCKET_MEMBERS, pocket_folder
 from gac_core.pocket import tasks, train
-from gac_core.prompt import Message, render_prompt
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gac_core import Ensemble, PromptError
-from gac_core.prompt import check_messages, check_text, opens_with_space, render_prompt
-from gac_core.speller import Speller
-from gac_core.vocabulary import Kind, Vocabulary
+from gac_core.chat.prompt import check_messages, check_text, opens_with_space, render_prompt
+from gac_core.tokens.tokenizer import Speller
+from gac_core.tokens.vocabulary import Kind, Vocabulary
 from tests.fakes import FAMILIES, pair, real_tokenizer, tokenizer_of
 
 TEMPLATED = ("phi3", "llama3", "qwen2_5", "deepseek_v3")

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble
+from gac_core.chat.prompt import render_prompt
 from gac_core.methods.safe import gather_longer
-from gac_core.prompt import render_prompt
-from gac_core.union import Union
+from gac_core.tokens.union import Union
 from tests.fakes import FAMILIES, pair, scripted, tokenizer_of
 from tests.laws import assert_same, make, naively
 from tests.reference import SlowMember, slow_gathered, slow_safe

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gac_core import SamplingParams
-from gac_core.sampling import choose, make_warpers, penalise_repetition, uniform_at
+from gac_core.decoding.sampling import choose, make_warpers, penalise_repetition, uniform_at
 
 NONE = make_warpers(SamplingParams())
 

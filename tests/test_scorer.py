@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from gac_core import MemberError
-from gac_core.scorer import Query, Scorer
+from gac_core.members.local import Query, Scorer
 
 ROWS = 61
 CONTEXT = 96
@@ -96,7 +96,7 @@ def test_law_5_any_schedule_equals_plain_forwards(
     name: str, shelf: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that join, leave, grow, roll back, are rewritten or asked again."""
-    monkeypatch.setattr("gac_core.scorer._FIRST_SHELF", shelf)
+    monkeypatch.setattr("gac_core.members.local._FIRST_SHELF", shelf)
     model = (WITH_MEMO | WITHOUT)[name]()
     scorer, oracle = Scorer(model, name), Scorer(model, name, use_memo=False)
     assert scorer.has_memo == (name in WITH_MEMO)
@@ -186,7 +186,7 @@ def test_a_long_prompt_does_not_pad_short_ones() -> None:
 
 
 def test_a_long_row_does_not_take_room_for_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gac_core.scorer._FIRST_SHELF", 8)
+    monkeypatch.setattr("gac_core.members.local._FIRST_SHELF", 8)
     scorer = Scorer(WITH_MEMO["llama"](), "llama")
     short = [Query([n, 1, 2]) for n in range(16)]
     keys = list(range(17))

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gac_core import CannotSpellError, RewritesTextError
-from gac_core.speller import Speller
-from gac_core.vocabulary import Kind, Vocabulary
+from gac_core.tokens.tokenizer import Speller
+from gac_core.tokens.vocabulary import Kind, Vocabulary
 from tests.fakes import (
     CORPUS,
     FAMILIES,

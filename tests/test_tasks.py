@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from gac_core.chat.prompt import render_prompt
 from gac_core.pocket import forms, tasks, train, words
 from gac_core.pocket.words import Source
-from gac_core.prompt import render_prompt
 
 MAKERS = list(tasks.MAKERS)
 INVENTED = re.compile(r"\b[A-Z][a-z]{3,}\b")

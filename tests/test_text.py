@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gac_core.text import StopMatcher, TextDecoder
+from gac_core.decoding.detokenizer import StopMatcher, TextDecoder
 
 few = st.text("aba", max_size=12)
 

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from gac_core import ConfigError, PromptError
-from gac_core.answer_form import AnswerForm
-from gac_core.grammar import byte_matcher
-from gac_core.prompt import check_messages, render_prompt
-from gac_core.tools import (
+from gac_core.chat.prompt import check_messages, render_prompt
+from gac_core.chat.response_format import AnswerForm
+from gac_core.chat.tools import (
     Call,
     CallPart,
     CallReader,
@@ -18,6 +17,7 @@ from gac_core.tools import (
     tools_text,
     type_text,
 )
+from gac_core.grammar.grammar import byte_matcher
 from tests.fakes import tokenizer_of
 
 

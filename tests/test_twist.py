@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble, Grammar
-from gac_core.vocabulary import Kind
+from gac_core.tokens.vocabulary import Kind
 from tests.fakes import FAMILIES, pair, scripted
 from tests.laws import make, naively
 from tests.reference import SlowMember, slow_twist

@@ -3,9 +3,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gac_core import VocabularyError, fusion
-from gac_core.union import Union, check_spelling
-from gac_core.vocabulary import Kind, Vocabulary
+from gac_core import VocabularyError
+from gac_core.fusion import rules as fusion
+from gac_core.tokens.union import Union, check_spelling
+from gac_core.tokens.vocabulary import Kind, Vocabulary
 from tests.fakes import FAMILIES, real_source, real_tokenizer, tokenizer_of
 from tests.test_speller import speller_of
 

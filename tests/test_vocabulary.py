@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from gac_core import VocabularyError
-from gac_core.vocabulary import Kind, Vocabulary, byte_alphabet, template_end_ids
+from gac_core.tokens.vocabulary import Kind, Vocabulary, byte_alphabet, template_end_ids
 from tests.fakes import CORPUS, FAMILIES, REAL, real_source, real_tokenizer, tokenizer_of
 
 PROBES = [

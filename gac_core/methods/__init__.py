@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 from gac_core.config import PRESETS, EnsembleConfig, SamplingParams
+from gac_core.decoding.request import Ask, Logits, Request
 from gac_core.methods.cascade import cascade
 from gac_core.methods.chared import chared
 from gac_core.methods.co_llm import co_llm
@@ -17,9 +18,8 @@ from gac_core.methods.safe import check as check_safe
 from gac_core.methods.safe import safe
 from gac_core.methods.twist import check as check_twist
 from gac_core.methods.twist import twist
-from gac_core.registered import register
-from gac_core.request import Ask, Logits, Request
-from gac_core.steps import Step
+from gac_core.outputs import Step
+from gac_core.registry import register
 
 Decoder = Generator[Ask | Step, Logits, None]
 Method = Callable[[Request], Decoder]

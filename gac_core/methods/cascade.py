@@ -5,9 +5,9 @@ Helpers that were not asked for a while catch up in one pass when they are asked
 
 from collections.abc import Generator
 
-from gac_core.gating import DEFAULT_THRESHOLD, is_sure
-from gac_core.request import Ask, Logits, Request
-from gac_core.steps import Step
+from gac_core.decoding.request import Ask, Logits, Request
+from gac_core.methods.gating import DEFAULT_THRESHOLD, is_sure
+from gac_core.outputs import Step
 
 
 def cascade(request: Request) -> Generator[Ask | Step, Logits, None]:

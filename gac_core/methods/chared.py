@@ -9,10 +9,10 @@ from collections.abc import Generator
 import numpy as np
 import torch
 
-from gac_core.byte_paths import BytePaths
+from gac_core.decoding.byte_paths import BytePaths
+from gac_core.decoding.request import Ask, Logits, Request
 from gac_core.methods.every_step import every_step
-from gac_core.request import Ask, Logits, Request
-from gac_core.steps import Step
+from gac_core.outputs import Step
 
 
 def chared(request: Request) -> Generator[Ask | Step, Logits, None]:

@@ -6,9 +6,9 @@ cascade, so what the gate learns is where fusing pays.
 
 from collections.abc import Generator
 
-from gac_core.gating import DEFAULT_THRESHOLD
-from gac_core.request import Ask, Logits, Request
-from gac_core.steps import Step
+from gac_core.decoding.request import Ask, Logits, Request
+from gac_core.methods.gating import DEFAULT_THRESHOLD
+from gac_core.outputs import Step
 
 
 def co_llm(request: Request) -> Generator[Ask | Step, Logits, None]:

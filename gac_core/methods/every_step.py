@@ -2,8 +2,8 @@
 
 from collections.abc import Generator
 
-from gac_core.request import Ask, Logits, Request
-from gac_core.steps import Step
+from gac_core.decoding.request import Ask, Logits, Request
+from gac_core.outputs import Step
 
 
 def every_step(request: Request) -> Generator[Ask | Step, Logits, None]:

@@ -14,14 +14,14 @@ from typing import Final
 import torch
 
 from gac_core.config import EnsembleConfig, SamplingParams
+from gac_core.decoding.request import Ask, Fused, Logits, Request
+from gac_core.decoding.sampling import top_row, uniform_at
 from gac_core.errors import ConfigError
-from gac_core.fusion import geometric
-from gac_core.gating import is_sure
-from gac_core.request import Ask, Fused, Logits, Request
-from gac_core.sampling import top_row, uniform_at
-from gac_core.scorer import Query
-from gac_core.steps import Step
-from gac_core.union import Union
+from gac_core.fusion.rules import geometric
+from gac_core.members.local import Query
+from gac_core.methods.gating import is_sure
+from gac_core.outputs import Step
+from gac_core.tokens.union import Union
 
 _MAJORITY: Final = 0.5
 _LONGEST_UNIT: Final = 512  # bytes

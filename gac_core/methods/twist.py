@@ -20,11 +20,11 @@ from typing import Final
 import torch
 
 from gac_core.config import EnsembleConfig, SamplingParams
+from gac_core.decoding.request import Ask, Logits, Request
 from gac_core.errors import ConfigError
-from gac_core.request import Ask, Logits, Request
-from gac_core.scorer import Query
-from gac_core.steps import Step
-from gac_core.vocabulary import Vocabulary
+from gac_core.members.local import Query
+from gac_core.outputs import Step
+from gac_core.tokens.vocabulary import Vocabulary
 
 _WINDOW: Final = 2  # bytes by which texts may be out of step
 _CHUNK: Final = 256  # positions of the answer whose logits are held at a time

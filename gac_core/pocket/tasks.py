@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from gac_core.chat.tools import call_text, tools_text
 from gac_core.pocket import forms
 from gac_core.pocket.words import (
     ANIMALS,
@@ -22,7 +23,6 @@ from gac_core.pocket.words import (
     Source,
     Split,
 )
-from gac_core.tools import call_text, tools_text
 
 Message = dict[str, Any]
 

@@ -31,9 +31,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from gac_core.chat.prompt import system_in_user_turn
 from gac_core.pocket import tasks
 from gac_core.pocket.words import Source
-from gac_core.prompt import system_in_user_turn
 
 CONTEXT = 2304
 IGNORED = -100

@@ -22,8 +22,7 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
-from gac_core.answer_form import AnswerForm
-from gac_integrations.fields import CONFIG
+from gac_core.chat.response_format import AnswerForm
 from gac_integrations.langchain.chunks import ChunkMaker
 from gac_integrations.langchain.errors import GaCInvalidRequestError, translated_errors
 from gac_integrations.langchain.fields import LangChainFields
@@ -35,8 +34,9 @@ from gac_integrations.langchain.schemas import (
     openai_tool,
     response_format,
 )
-from gac_integrations.registry import context_of
-from gac_integrations.requests import ChatRequest, tool_choice_name
+from gac_integrations.shared.call import ChatRequest, tool_choice_name
+from gac_integrations.shared.fields import CONFIG
+from gac_integrations.shared.model_cache import context_of
 
 IGNORED = ("stream", "ls_structured_output_format")  # what LangChain passes on beside options
 

@@ -10,9 +10,9 @@ from langchain_core.messages.tool import tool_call_chunk
 from langchain_core.outputs import ChatGenerationChunk
 
 from gac_core import Outcome, Step
-from gac_core.answer_form import AnswerForm
-from gac_core.tools import Call, CallPart
-from gac_integrations.views import outcome_view, token_view
+from gac_core.chat.response_format import AnswerForm
+from gac_core.chat.tools import Call, CallPart
+from gac_integrations.shared.serialize import outcome_view, token_view
 
 
 class ChunkMaker:

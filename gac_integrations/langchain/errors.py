@@ -7,7 +7,7 @@ from langchain_core import exceptions as core_errors
 
 import gac_core
 from gac_core import GacError
-from gac_integrations.requests import DeadlineError
+from gac_integrations.shared.call import DeadlineError
 
 
 class GaCModelError(core_errors.ModelError):

@@ -5,10 +5,10 @@ from typing import Any
 from langchain_core.language_models import LangSmithParams
 from pydantic import SecretStr
 
-from gac_integrations.fields import CONFIG, EnsembleFields
 from gac_integrations.langchain.errors import translated_errors
-from gac_integrations.registry import name_of
-from gac_integrations.requests import SAMPLING
+from gac_integrations.shared.call import SAMPLING
+from gac_integrations.shared.fields import CONFIG, EnsembleFields
+from gac_integrations.shared.model_cache import name_of
 
 
 class LangChainFields(EnsembleFields):

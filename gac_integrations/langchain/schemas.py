@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.v1 import BaseModel as BaseModelV1
 
 from gac_integrations.langchain.errors import GaCInvalidRequestError
-from gac_integrations.requests import schema_in
+from gac_integrations.shared.call import schema_in
 
 Schema = dict[str, Any] | type
 ToolLike = Mapping[str, Any] | type | Callable[..., Any] | BaseTool

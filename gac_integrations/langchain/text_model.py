@@ -8,11 +8,11 @@ from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
 from gac_core import Output, Step
-from gac_integrations.fields import CONFIG
 from gac_integrations.langchain.errors import translated_errors
 from gac_integrations.langchain.fields import LangChainFields
-from gac_integrations.requests import Deadline, check_options, said, sampling_params
-from gac_integrations.views import token_view
+from gac_integrations.shared.call import Deadline, check_options, said, sampling_params
+from gac_integrations.shared.fields import CONFIG
+from gac_integrations.shared.serialize import token_view
 
 
 class GaC(LangChainFields, BaseLLM):

@@ -27,13 +27,13 @@ from llama_index.core.tools.types import BaseTool
 from pydantic import Field, model_validator
 
 from gac_core import ConfigError, SamplingParams
-from gac_core.prompt import check_messages
-from gac_integrations.fields import CONFIG, EnsembleFields
+from gac_core.chat.prompt import check_messages
 from gac_integrations.llama_index.errors import GaCRequestError, translated_errors
 from gac_integrations.llama_index.messages import plain_messages
 from gac_integrations.llama_index.responses import ResponseMaker
-from gac_integrations.registry import name_of
-from gac_integrations.requests import ChatRequest
+from gac_integrations.shared.call import ChatRequest
+from gac_integrations.shared.fields import CONFIG, EnsembleFields
+from gac_integrations.shared.model_cache import name_of
 
 _UNLIMITED = 2**17
 IGNORED = ("extra_headers", "extra_body", "extra_query")  # of clients that reach for a server

@@ -16,9 +16,9 @@ from llama_index.core.base.llms.types import (
 )
 
 from gac_core import Step
-from gac_core.tools import Call, CallPart
-from gac_integrations.requests import ChatRequest
-from gac_integrations.views import outcome_view, token_view
+from gac_core.chat.tools import Call, CallPart
+from gac_integrations.shared.call import ChatRequest
+from gac_integrations.shared.serialize import outcome_view, token_view
 
 
 @dataclass

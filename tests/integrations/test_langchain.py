@@ -25,9 +25,9 @@ from transformers import AutoTokenizer
 from gac_core import Ensemble
 from gac_core.ensemble import pocket_folder
 from gac_core.pocket import forms
-from gac_integrations import registry
 from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError, GaCModelError
 from gac_integrations.langchain.messages import plain_messages
+from gac_integrations.shared import model_cache as registry
 
 SUM = "What is 17 + 25?"
 ANSWER = "17 + 25 = 42"

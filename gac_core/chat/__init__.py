@@ -1,0 +1,1 @@
+"""Messages and tools to prompts, and answers back to calls."""

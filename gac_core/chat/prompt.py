@@ -1,0 +1,286 @@
+"""Messages to each member's own prompt ids.
+
+A prompt is rendered by every member's own chat template. What the messages say is always plain
+text: no control token a user types gets through (`sanitize_control_tokens`, told about *every*
+added token, since some are neither special nor named by the template).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from gac_core.chat.tools import text_of_calls
+from gac_core.errors import PromptError
+from gac_core.tokens.vocabulary import Vocabulary
+
+Message = Mapping[str, Any]
+ROLES: Final = ("system", "user", "assistant", "tool")
+
+_FIELDS: Final = {"assistant": ("tool_calls",), "tool": ("tool_call_id", "name")}
+
+_MARKS: Final = frozenset("\U000f0000\U000f0001")
+
+_TOO_LONG: Final = "sequence-length-is-longer-than-the-specified-maximum"
+
+# For members without a template of their own (base models).
+TRANSCRIPT_TEMPLATE: Final = (
+    "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
+
+def check_text(text: object, where: str) -> str:
+    """The text itself, if it is text that can be encoded as UTF-8.
+
+    Raises:
+        PromptError: it is no string, or holds a lone surrogate (named with its position).
+
+    """
+    if not isinstance(text, str):
+        raise PromptError(f"{where} must be a string, not {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{where} holds the lone surrogate {text[error.start]!r} at position {error.start}, "
+            "which no UTF-8 text can hold; decode its source with the right encoding, or "
+            "with errors='replace'"
+        ) from error
+    return text
+
+
+def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as plain dicts with a known role and one text each, in order.
+
+    The content may be a string, or a list of strings and ``{"type": "text"}`` parts, which are
+    joined as they are; an assistant's may be None. An assistant's `tool_calls` become text in the
+    form of `gac_core.chat.tools`. The `tool_call_id` and `name` of a tool's result are not shown,
+    but results are put in the order of the calls.
+
+    Raises:
+        PromptError: no messages, an unknown role or field, or content that is no text.
+
+    """
+    if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
+        raise PromptError(f"messages must be a list of dicts, not {type(messages).__name__}")
+    if not messages:
+        raise PromptError("the list of messages is empty; give at least one user message")
+    checked = []
+    for index, message in enumerate(messages):
+        where = f"message {index}"
+        if not isinstance(message, Mapping):
+            raise PromptError(f"{where} must be a dict with role and content, not {message!r}")
+        role = message.get("role")
+        if role not in ROLES:
+            raise PromptError(f"{where} has the role {role!r}; use one of {', '.join(ROLES)}")
+        known = ("role", "content", *_FIELDS.get(role, ()))
+        if unknown := sorted(str(key) for key in message.keys() - set(known)):
+            raise PromptError(
+                f"{where} has the unknown fields {unknown}; as {role} it takes {', '.join(known)}"
+            )
+        if message.get("content") is None and role != "assistant":
+            raise PromptError(f"{where} has no content; give a text, which may be empty")
+        content = _content_text(message.get("content"), where)
+        if message.get("tool_calls"):
+            calls = _check_marks(
+                check_text(text_of_calls(message["tool_calls"], where), where), where
+            )
+            content = f"{content}\n{calls}" if content else calls
+        checked.append({"role": role, "content": content})
+    return _in_order_of_calls(messages, checked)
+
+
+def _in_order_of_calls(
+    messages: Sequence[Message], checked: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Results that stand together in the order of the calls before them, by their ids."""
+    order: dict[Any, int] = {}
+    keys: list[tuple[int, int]] = []
+    for index, message in enumerate(messages):
+        if message["role"] == "tool":
+            keys.append(
+                (keys[-1][0] if keys else 0, order.get(message.get("tool_call_id"), len(order)))
+            )
+            continue
+        calls = message.get("tool_calls") or ()
+        order = {call.get("id"): place for place, call in enumerate(calls)}
+        keys.append((index, -1))
+    return [checked[i] for i in sorted(range(len(checked)), key=keys.__getitem__)]
+
+
+def _content_text(content: object, where: str) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return _check_marks(check_text(content, where), where)
+    if isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)):
+        return "".join(_part_text(part, f"{where}, part {i}") for i, part in enumerate(content))
+    raise PromptError(f"the content of {where} must be text, not {type(content).__name__}")
+
+
+def _check_marks(text: str, where: str) -> str:
+    """Refuse the characters with which transformers marks what it sanitises, and drops."""
+    if found := _MARKS.intersection(text):
+        codes = ", ".join(f"U+{ord(c):X}" for c in sorted(found))
+        raise PromptError(f"{where} holds the private-use characters {codes}; remove them")
+    return text
+
+
+def _part_text(part: object, where: str) -> str:
+    if isinstance(part, str):
+        return _check_marks(check_text(part, where), where)
+    if isinstance(part, Mapping) and part.get("type") == "text":
+        return _check_marks(check_text(part.get("text"), where), where)
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    raise PromptError(f"{where} is of type {kind!r}; these models read text only")
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = True,
+) -> list[int]:
+    """The ids of the messages in this tokenizer's chat template, with one BOS at most.
+
+    A template that refuses or drops the system role gets the system text as the beginning of the
+    first user turn; one that refuses or drops tools' results gets them as a user's turn; one that
+    insists on alternating roles gets neighbours of one role joined.
+
+    Raises:
+        PromptError: the template refuses the messages all the same, or loses a part of them.
+
+    """
+    plain = check_messages(messages)
+    refusal: Exception | None = None
+    for form in _forms(plain):
+        try:
+            text, ids = _render(tokenizer, form, add_generation_prompt)
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            refusal = error
+            continue
+        if _is_complete(text, form):
+            return ids
+    raise PromptError(
+        f"the chat template of {tokenizer.name_or_path or 'this tokenizer'!r} "
+        + (f"refuses these messages: {refusal}" if refusal else "drops a part of the messages")
+    ) from refusal
+
+
+def _forms(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The messages as they are, then with less and less asked of the template."""
+    yield messages
+    yield system_in_user_turn(messages)
+    if any(message["role"] == "tool" for message in messages):
+        yield results_in_user_turns(messages)
+        messages = results_in_user_turns(messages)
+        yield system_in_user_turn(messages)
+    yield joined_neighbours(system_in_user_turn(messages))
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], generation: bool
+) -> tuple[str, list[int]]:
+    text = _template_text(tokenizer, messages, generation=generation)
+    # Prompts that are too long are refused by us; transformers need not warn of them.
+    tokenizer.deprecation_warnings[_TOO_LONG] = True
+    own_controls = tokenizer.chat_control_tokens
+    tokenizer.chat_control_tokens = [t.content for t in tokenizer.added_tokens_decoder.values()]
+    try:
+        ids = tokenizer.apply_chat_template(
+            messages,
+            chat_template=_own_or_transcript(tokenizer),
+            add_generation_prompt=generation,
+            return_dict=False,
+            sanitize_control_tokens=True,
+        )
+    finally:
+        tokenizer.chat_control_tokens = own_controls
+    bos = tokenizer.bos_token_id
+    if not tokenizer.chat_template and _adds_bos(tokenizer) and ids[:1] != [bos]:
+        ids = [bos, *ids]
+    return text, list(ids)
+
+
+def _template_text(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], *, generation: bool
+) -> str:
+    return str(
+        tokenizer.apply_chat_template(
+            messages,
+            chat_template=_own_or_transcript(tokenizer),
+            add_generation_prompt=generation,
+            tokenize=False,
+        )
+    )
+
+
+def _own_or_transcript(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    return None if tokenizer.chat_template else TRANSCRIPT_TEMPLATE
+
+
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    return bool(tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id])
+
+
+def _is_complete(text: str, messages: list[dict[str, Any]]) -> bool:
+    """Whether what system, user and tool say is in the rendered text, but for outer blanks."""
+    said = (m["content"].strip() for m in messages if m["role"] != "assistant")
+    return all(content in text for content in said)
+
+
+def system_in_user_turn(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """System texts moved to the beginning of the first user turn."""
+    system = [m["content"] for m in messages if m["role"] == "system"]
+    others = [m for m in messages if m["role"] != "system"]
+    if not system:
+        return messages
+    first = next((i for i, m in enumerate(others) if m["role"] == "user"), None)
+    if first is None:
+        return [{"role": "user", "content": "\n\n".join(system)}, *others]
+    user = {**others[first], "content": "\n\n".join([*system, others[first]["content"]])}
+    return [*others[:first], user, *others[first + 1 :]]
+
+
+def results_in_user_turns(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tools' results as turns of the user, between tags as most open models know them."""
+    return [
+        {"role": "user", "content": f"<tool_response>\n{m['content']}\n</tool_response>"}
+        if m["role"] == "tool"
+        else m
+        for m in messages
+    ]
+
+
+def joined_neighbours(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbouring messages of one role as one message, tool results apart."""
+    joined: list[dict[str, Any]] = []
+    for message in messages:
+        if joined and joined[-1]["role"] == message["role"] != "tool":
+            text = joined[-1]["content"] + "\n\n" + message["content"]
+            joined[-1] = {**joined[-1], "content": text}
+        else:
+            joined.append(message)
+    return joined
+
+
+def opens_with_space(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> bool:
+    """Whether this tokenizer's template writes an answer "Hello" as " Hello".
+
+    Many SentencePiece models open an answer with "▁Hello" where byte-level ones open with "Hello".
+    """
+    asked = [{"role": "user", "content": "a"}]
+    answered = [*asked, {"role": "assistant", "content": "Hello"}]
+    try:
+        prompt = render_prompt(tokenizer, asked)
+        whole = render_prompt(tokenizer, answered, add_generation_prompt=False)
+    except PromptError:
+        return False  # a template of its own kind: if a chat needs it, that will say so
+    if whole[: len(prompt)] == prompt:
+        answer = b"".join(vocabulary.token_bytes[i] for i in whole[len(prompt) :])
+        return answer.startswith(b" ")
+    # The prompt's last token runs into the answer: look at the text.
+    before, _, _ = _template_text(tokenizer, answered, generation=False).rpartition("Hello")
+    return before.endswith(" ")

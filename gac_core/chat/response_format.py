@@ -1,0 +1,115 @@
+"""What a chat request asks of its answer's form: tools and which of them, or JSON of a schema.
+
+Adapters of every kind read their own options into an `AnswerForm`; what members are shown, and the
+grammar that holds the answer to it, follow from there in one place.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gac_core.chat.tools import CallReader, tools_text
+from gac_core.errors import AnswerCutError, ConfigError
+from gac_core.grammar.grammar import Grammar
+from gac_core.outputs import Outcome
+
+Function = Mapping[str, Any]
+Messages = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """Tools that may be called, and the form of an answer that calls none.
+
+    Attributes:
+        functions: JSON-schema functions: name, description, parameters.
+        choice: "auto": text or calls; "required": one call or more; "none": no calls; or the name
+            of the one function to call.
+        parallel: whether there may be several calls.
+        schema: of the JSON that the answer is, if it calls no tool.
+        shows_schema: whether the members are shown the schema.
+
+    Raises:
+        ConfigError: the choice is no function's name, or asks for calls without functions.
+
+    """
+
+    functions: tuple[Function, ...] = ()
+    choice: str = "auto"
+    parallel: bool = True
+    schema: Mapping[str, Any] | None = None
+    shows_schema: bool = True
+
+    def __post_init__(self) -> None:
+        names = [function.get("name") for function in self.functions]
+        if self.choice not in ("auto", "none", "required", *names):
+            raise ConfigError(
+                f"tool_choice {self.choice!r} is none of auto, none, required and the tools {names}"
+            )
+        if self.choice == "required" and not names:
+            raise ConfigError("tool_choice required needs tools")
+
+    @property
+    def callable_functions(self) -> tuple[Function, ...]:
+        """The functions that the answer may call."""
+        if self.choice in ("auto", "required"):
+            return self.functions
+        return tuple(f for f in self.functions if f["name"] == self.choice)
+
+    @property
+    def _must_call(self) -> bool:
+        return bool(self.callable_functions) and self.choice != "auto"
+
+    def messages(self, messages: Messages) -> list[Mapping[str, Any]]:
+        """The messages with tools and schema behind what a system message at the beginning says."""
+        shown = []
+        if self.callable_functions:
+            shown.append(tools_text(self.functions))
+        if self.schema is not None and self.shows_schema and not self._must_call:
+            shown.append(f"Answer with JSON that fits this schema:\n{json.dumps(self.schema)}")
+        if not shown:
+            return list(messages)
+        if not messages or messages[0].get("role") != "system":
+            return [{"role": "system", "content": "\n\n".join(shown)}, *messages]
+        said = messages[0].get("content")
+        parts = [said] if isinstance(said, str) else list(said or ())
+        behind = "\n\n".join(["", *shown]) if parts not in ([], [""]) else "\n\n".join(shown)
+        return [{**messages[0], "content": [*parts, behind]}, *messages[1:]]
+
+    def call_reader(self) -> CallReader | None:
+        """What reads the calls of an answer; None where there are none."""
+        if not self.callable_functions:
+            return None
+        return CallReader(comes_first=self.schema is not None)
+
+    def check_calls(self, names: Sequence[str], outcome: Outcome) -> None:
+        """Refuse a call that the members chose to make and that had to end with the budget.
+
+        Where there has to be a call, as for structured output, it is complete and says "length".
+
+        Raises:
+            AnswerCutError: it did; executing it could do anything.
+
+        """
+        if names and self.choice == "auto" and outcome.finish_reason == "length":
+            raise AnswerCutError(
+                f"the budget of {outcome.usage.steps} steps ended the answer within a call of "
+                f"{names[-1]!r}; raise max_tokens"
+            )
+
+    def grammar(self) -> Grammar | None:
+        """What holds the answer to the form; None if any text will do.
+
+        Raises:
+            GrammarError: a schema can not be enforced.
+
+        """
+        if functions := self.callable_functions:
+            return Grammar.tools(
+                functions,
+                required=self._must_call,
+                parallel=self.parallel and self.choice in ("auto", "required"),
+                otherwise=self.schema,
+            )
+        return None if self.schema is None else Grammar.json_schema(self.schema)

@@ -1,0 +1,1 @@
+"""The `gac` command."""

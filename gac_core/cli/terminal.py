@@ -1,0 +1,270 @@
+"""How answers look on a terminal and in a pipe."""
+
+import math
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from gac_core.errors import GacError
+from gac_core.outputs import MemberView, Step
+
+if TYPE_CHECKING:
+    from gac_core.evaluation.gate_fitting import Quality
+    from gac_core.evaluation.results import Row
+
+# How words look, by who decided them.
+ALONE: Final = ""
+AGREED: Final = "green"
+SETTLED: Final = "bold yellow"
+
+
+def out() -> Console:
+    """Standard output."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def err() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def style_of(step: Step) -> str:
+    """How a step's words look: who decided, and whether they agreed."""
+    if step.decided_by == "primary" or len(step.members) < 2:
+        return ALONE
+    return AGREED if len({view.top for view in step.members}) == 1 else SETTLED
+
+
+def printable(text: str) -> str:
+    """Text without the control characters a terminal would obey."""
+    return "".join(c if c >= " " or c in "\n\t" else "\ufffd" for c in text.replace("\x7f", ""))
+
+
+class Words:
+    """The answer word by word."""
+
+    def __init__(self) -> None:
+        self._console = out()
+
+    def step(self, step: Step) -> None:
+        """Show what became certain with this step."""
+        if self._console.is_terminal:
+            self._console.print(Text(printable(step.text), style=style_of(step)), end="")
+        else:
+            self._console.file.write(step.text)
+        self._console.file.flush()
+
+    def end(self) -> None:
+        """End the last line."""
+        self._console.file.write("\n")
+        self._console.file.flush()
+
+
+class Explanation:
+    """A line per step: the unit, its probability, who decided, and each member's view."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._console = out()
+        self._names = list(names)
+        head = ["step", "chosen", "prob", "by", *self._names]
+        self._line([f"{cell:<{w}}" for cell, w in zip(head, self._widths(), strict=True)], "bold")
+        self._count = 0
+        self._answer = ""
+
+    def step(self, step: Step) -> None:
+        """Show one step."""
+        self._count += 1
+        self._answer += step.text
+        views = {view.name: view for view in step.members}
+        chosen = _quoted(step.unit, is_end=step.is_end)
+        cells = [
+            f"{self._count}",
+            chosen,
+            f"{math.exp(step.logprob):.3f}",
+            step.decided_by,
+        ]
+        cells += [_seen(views.get(name), step) for name in self._names]
+        padded = [f"{cell:<{width}}" for cell, width in zip(cells, self._widths(), strict=True)]
+        self._line(padded, style_of(step))
+
+    def end(self) -> None:
+        """Show the whole answer."""
+        self._line([""], "")
+        self._line([printable(self._answer)], "")
+
+    def _widths(self) -> list[int]:
+        return [4, 16, 5, 8, *(26 for _ in self._names)]
+
+    def _line(self, cells: Sequence[str], style: str) -> None:
+        self._console.print(Text("  ".join(cells).rstrip(), style=style))
+
+
+def _seen(view: MemberView | None, step: Step) -> str:
+    """A member's top unit and, where it is another one, what it gave the chosen unit."""
+    if view is None:
+        return "not asked"
+    top = f"{_quoted(view.top, is_end=not view.top)} {view.top_prob:.3f}"
+    return top if view.top == step.unit else f"{top} ({view.prob:.3f})"
+
+
+def _quoted(unit: bytes, *, is_end: bool) -> str:
+    if is_end:
+        return "<end>"
+    text = unit.decode(errors="backslashreplace")
+    return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + '"'
+
+
+def summary(steps: Sequence[Step], seconds: float) -> None:
+    """Tell on standard error what the answer took."""
+    outcome = steps[-1].outcome
+    assert outcome is not None
+    usage = outcome.usage
+    disagreed = sum(style_of(step) == SETTLED for step in steps)
+    shares = [f"{usage.steps} steps"]
+    if len(usage.members) > 1:
+        shares.append(f"{usage.fused_steps} decided together")
+        shares.append(f"{disagreed} in disagreement")
+    shares.append(f"{usage.steps / seconds:.0f} steps/s")
+    if outcome.finish_reason == "length":
+        shares.append("cut at the length limit")
+    err().print("[" + ", ".join(shares) + "]", style="dim", markup=False)
+
+
+class Bars:
+    """A progress bar per system that is evaluated, on a terminal only."""
+
+    def __init__(self) -> None:
+        console = err()
+        self._progress = Progress(
+            "{task.description:<18}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._current: TaskID | None = None
+
+    def begin(self, name: str, total: int) -> None:
+        """Start the bar of the next system."""
+        self._current = self._progress.add_task(name, total=total)
+
+    def advance(self) -> None:
+        """One question was answered."""
+        assert self._current is not None
+        self._progress.advance(self._current)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+def evaluation_tables(rows: "Sequence[Row]") -> list[Table]:
+    """A line per system: accuracy per task and their mean; and what it cost."""
+    accuracy, cost = _table(), _table()
+    for heading in (*rows[0].right, "average"):
+        accuracy.add_column(Text(_heading(heading)), justify="right")
+    members = [row.name for row in rows if row.kind == "member"]
+    for heading in ("fused\nsteps", "tokens\na second", *(f"forwards\nof {m}" for m in members)):
+        cost.add_column(Text(heading), justify="right")
+    best = max(row.average for row in rows)
+    for row in rows:
+        name = Text(row.name.replace("_", " "))
+        low, high = row.ci95
+        average = f"{row.average:.1%} ±{50 * (high - low):.1f}"
+        accuracy.add_row(
+            name,
+            *(f"{right.mean():.1%}" for right in row.right.values()),
+            Text(average, style="bold" if row.average == best else ""),
+        )
+        cost.add_row(
+            name,
+            f"{row.fused_share:.1%}" if row.kind == "method" else "-",
+            f"{row.tokens_per_second:.0f}",
+            *(f"{row.forwards_per_token.get(m, 0):.2f}" for m in members),
+        )
+    return [accuracy, cost]
+
+
+def comparison_table(rows: "Sequence[Row]") -> Table:
+    """A line per system, of many: how right it is, what it gained, and what it cost."""
+    from gac_core.evaluation.results import best_member, gain
+
+    table = _table()
+    table.add_column("")
+    for heading in (  # the widest rows fit a terminal, or pipe, of 80 columns
+        "average",
+        "gain over\nbest member, %",
+        "fused\nsteps",
+        "forwards\na token",
+        "tokens\n/s",
+    ):
+        table.add_column(heading, justify="right")
+    best = best_member(rows)
+    for row in rows:
+        low, high = row.ci95
+        gained = gain(row, best)
+        least, most = gained.ci95
+        table.add_row(
+            Text(row.name),
+            row.kind,
+            f"{row.average:.1%} ±{50 * (high - low):.1f}",
+            "-"
+            if row.kind == "member"
+            else f"{100 * gained.relative:+.1f} ({100 * least:+.0f}, {100 * most:+.0f})",
+            f"{row.fused_share:.1%}" if row.kind == "method" else "-",
+            f"{sum(row.forwards_per_token.values()):.2f}",
+            f"{row.tokens_per_second:.0f}",
+        )
+    return table
+
+
+def left_out(name: str, error: GacError) -> None:
+    """Tell on standard error that a row of an evaluation is missing, and why."""
+    err().print(Text(f"{name} is left out: {' '.join(str(error).split())}", style="yellow"))
+
+
+def gate_table(found: "Quality") -> Table:
+    """How good a gate is."""
+    table = _table()
+    table.add_column("", justify="right")
+    caught = "-" if found.caught is None else f"{found.caught:.1%}"
+    for name, value in (
+        ("held-out steps", f"{found.steps:,}"),
+        ("steps at which the first model alone would differ", f"{found.differ:.1%}"),
+        ("of these, the gate asks the others at", caught),
+        ("of all steps, the gate asks the others at", f"{found.deferred:.1%}"),
+        ("log-likelihood of what was chosen, a step", f"{found.log_likelihood:.4f}"),
+        ("if the others were never asked", f"{found.log_likelihood_never:.4f}"),
+        ("if they always were", f"{found.log_likelihood_always:.4f}"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _heading(name: str) -> str:
+    """A name on several lines, so that a row fits a terminal of 80 columns."""
+    words = [
+        w if len(w) < 9 else f"{w[: len(w) // 2 + 1]}-\n{w[len(w) // 2 + 1 :]}"
+        for w in name.split("_")
+    ]
+    return "\n".join(words)
+
+
+def _table() -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("")
+    return table

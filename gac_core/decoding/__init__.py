@@ -1,0 +1,1 @@
+"""One request: what a method asks, reads and emits."""

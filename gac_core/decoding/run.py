@@ -1,0 +1,160 @@
+"""One request in flight: its method's generator, its text, and how it ends.
+
+Drivers differ in who computes the logits; what happens with a step is the same for all of them and
+happens here.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from gac_core.chat.tools import CALL_OPENS
+from gac_core.decoding.detokenizer import StopMatcher, TextDecoder
+from gac_core.decoding.drafting import drafted
+from gac_core.decoding.request import Ask, Logits, Request
+from gac_core.errors import MethodError
+from gac_core.methods import Decoder, Method
+from gac_core.outputs import FinishReason, MemberUsage, Outcome, Step, Usage
+
+_MOST_ASKS: Final = 10_000  # without a step, beside a hundred for each the answer may have
+
+Sink = Callable[[Step], None]
+
+
+class Run:
+    """A method at work on a request.
+
+    Args:
+        method: makes the generator.
+        request: what it works on.
+        sink: called with every step, text and outcome filled in.
+
+    """
+
+    def __init__(self, method: Method, request: Request, sink: Sink) -> None:
+        self.request = request
+        self._sink = sink
+        self._decoder = _decode(method, request)
+        self._text = TextDecoder()
+        # A stop string ends the free text beside tools, but cuts no call in half.
+        until = CALL_OPENS if request.sampling.grammar is not None else ""
+        self._stops = StopMatcher(request.sampling.stop, until)
+        self._fused_steps = 0
+        self._steps = 0
+        self._asks = 0  # since the last step
+
+    def resume(self, logits: Logits | None = None) -> Ask | None:
+        """Go on until logits are needed again.
+
+        Args:
+            logits: the answer to the last ask; None to begin.
+
+        Returns:
+            What to compute next, or None when the request is finished.
+
+        """
+        # Inference mode is entered and left here: it must never span a yield.
+        with torch.inference_mode():
+            event = self._advance(logits)
+            while isinstance(event, Step) or not event.queries:
+                if isinstance(event, Step):
+                    step = self._complete(event)
+                    self._sink(step)
+                    if step.outcome is not None:
+                        self.close()
+                        return None
+                self._check(event)
+                event = self._advance({})
+            self._check(event)
+            return event
+
+    def _check(self, event: Ask | Step) -> None:
+        """Whether the method goes on; one that does not would keep its owner waiting for ever."""
+        if isinstance(event, Step):
+            self._asks, self._steps = 0, self._steps + 1
+            return
+        self._asks += 1
+        if self.request.position > self._steps:
+            raise MethodError(
+                "the method emitted a step and did not yield it; yield what emit gives"
+            )
+        if self._asks > _MOST_ASKS + 100 * self.request.sampling.max_new_tokens:
+            raise MethodError(
+                f"the method asked {self._asks} times without a step; it must emit one"
+            )
+        if unknown := event.queries.keys() - set(range(len(self.request.members))):
+            raise MethodError(
+                f"the method asked for member {min(unknown)}, but there are "
+                f"{len(self.request.members)} (from 0)"
+            )
+
+    def _advance(self, logits: Logits | None) -> Ask | Step:
+        try:
+            event = next(self._decoder) if logits is None else self._decoder.send(logits)
+        except StopIteration:
+            raise MethodError(
+                "the method ended before the answer did; it must emit an end"
+            ) from None
+        if not isinstance(event, (Ask, Step)):
+            raise MethodError(f"the method yielded {event!r:.80}; it may yield Ask and Step only")
+        return event
+
+    def close(self) -> None:
+        """Give the method up."""
+        self.request.finished = True
+        self._decoder.close()
+
+    def _complete(self, step: Step) -> Step:
+        """The step with the text that became certain and, if it is the last, the outcome."""
+        self._fused_steps += step.decided_by == "ensemble"
+        text = self._stops.push(self._text.push(step.unit))
+        reason = self._finish_reason(step)
+        if reason is None:
+            return replace(step, text=text)
+        text += self._stops.push(self._text.flush())
+        text += self._stops.flush()
+        if self._stops.matched is not None:
+            reason = "stop"
+        return replace(step, text=text, outcome=self._outcome(reason))
+
+    def _finish_reason(self, step: Step) -> FinishReason | None:
+        request = self.request
+        if self._stops.matched is not None:
+            return "stop"
+        if step.is_end:
+            return "length" if request.was_closed else "stop"
+        if request.position >= request.sampling.max_new_tokens:
+            return "stop" if request.is_complete and not request.was_closed else "length"
+        for member, history in zip(request.members, request.histories, strict=True):
+            limit = member.scorer.context_size
+            if limit is not None and not history.fits(limit):
+                return "length"
+        return None
+
+    def _outcome(self, reason: FinishReason) -> Outcome:
+        request = self.request
+        members = tuple(
+            MemberUsage(member.name, history.prompt_length, history.answer_length)
+            for member, history in zip(request.members, request.histories, strict=True)
+        )
+        primary = members[request.primary]
+        usage = Usage(
+            primary.prompt_tokens,
+            primary.completion_tokens,
+            members,
+            self._fused_steps,
+            request.position,
+        )
+        seed = request.sampling.seed
+        assert seed is not None
+        return Outcome(reason, self._stops.matched, usage, seed)
+
+
+def _decode(method: Method, request: Request) -> Decoder:
+    yield from request.prepare()
+    decoder = method(request)
+    if not isinstance(decoder, Generator):
+        raise MethodError(f"the method returned {decoder!r:.80}; it must be a generator function")
+    yield from decoder if request.config.draft is None else drafted(decoder, request)

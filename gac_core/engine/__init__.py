@@ -1,0 +1,1 @@
+"""What answers the asks of all running requests."""

@@ -1,0 +1,1 @@
+"""Members, methods and controls on the same questions."""

@@ -1,0 +1,149 @@
+"""What was measured of a system, and how sure it is: rows, intervals, gains."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from gac_core.outputs import Output
+
+Kind = Literal["member", "method", "control"]
+
+_RESAMPLES: Final = 10_000
+
+
+@dataclass
+class Row:
+    """How one system did.
+
+    Attributes:
+        right: per task, whether each of its items was answered right, (items,).
+        tokens: of the answers given, as the primary (or who wrote an answer alone) has them, each
+            with its end. Not steps, whose units may be bytes; of members whose tokens differ, the
+            units are shorter than those of each (1.1 steps a token where all pocket members fuse
+            at every step).
+        steps: units emitted, ends included.
+        fused_steps: those that all members decided together.
+        queries: per member, how often it was asked for logits: of all samples and candidates.
+        seconds: of wall time, all items asked at once.
+
+    """
+
+    name: str
+    kind: Kind
+    right: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = field(default_factory=dict)
+    tokens: int = 0
+    steps: int = 0
+    fused_steps: int = 0
+    queries: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def count(self, output: Output) -> None:
+        """Add what an answer took."""
+        self.tokens += output.usage.completion_tokens + output.steps[-1].is_end
+        self.steps += output.usage.steps
+        self.fused_steps += output.usage.fused_steps
+
+    @property
+    def average(self) -> float:
+        """The mean of the tasks' accuracies."""
+        return float(np.mean([right.mean() for right in self.right.values()]))
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """The 95% interval of the average, by Agresti and Coull (never of width 0)."""
+        adjusted = [((r.sum() + 2) / (len(r) + 4), len(r) + 4) for r in self.right.values()]
+        variance = sum(p * (1 - p) / n for p, n in adjusted) / len(adjusted) ** 2
+        half = 1.96 * math.sqrt(variance)
+        return max(0.0, self.average - half), min(1.0, self.average + half)
+
+    @property
+    def fused_share(self) -> float:
+        """The share of steps that all members decided together."""
+        return self.fused_steps / max(1, self.steps)
+
+    @property
+    def forwards_per_token(self) -> dict[str, float]:
+        """Per member, how often it was asked for logits per token of the answers."""
+        return {name: count / max(1, self.tokens) for name, count in self.queries.items()}
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens of the answers per second of wall time."""
+        return self.tokens / max(self.seconds, 1e-9)
+
+    def as_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "tasks": {
+                task: {"correct": int(right.sum()), "total": len(right)}
+                for task, right in self.right.items()
+            },
+            "average": self.average,
+            "ci95": list(self.ci95),
+            "fused_share": self.fused_share,
+            "forwards_per_token": self.forwards_per_token,
+            "tokens_per_second": self.tokens_per_second,
+        }
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better one row is than another, relative to it, with the 95% interval."""
+
+    relative: float
+    ci95: tuple[float, float]
+
+
+def gain(row: Row, over: Row) -> Gain:
+    """The relative gain in average accuracy; paired bootstrap over the items of each task."""
+    rng = np.random.default_rng(0)
+    means = []
+    for right, other in zip(row.right.values(), over.right.values(), strict=True):
+        pairs = right.astype(int) + 2 * other.astype(int)
+        shares = np.bincount(pairs, minlength=4) / len(pairs)
+        counts = rng.multinomial(len(pairs), shares, size=_RESAMPLES) / len(pairs)
+        means.append((counts[:, 1] + counts[:, 3], counts[:, 2] + counts[:, 3]))
+    ours = np.mean([m for m, _ in means], axis=0)
+    theirs = np.maximum(np.mean([m for _, m in means], axis=0), 1e-9)
+    low, high = np.quantile(ours / theirs - 1, (0.025, 0.975))
+    return Gain(row.average / max(over.average, 1e-9) - 1, (float(low), float(high)))
+
+
+def best_member(rows: Sequence[Row]) -> Row:
+    """The member with the highest average."""
+    return max((row for row in rows if row.kind == "member"), key=lambda row: row.average)
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """A sentence: what fusing at every step gained over the best member; empty if not measured."""
+    found = next((row for row in rows if row.name == "every_step"), None)
+    if found is None:
+        return ""
+    best = best_member(rows)
+    gained = gain(found, best)
+    low, high = gained.ci95
+    return (
+        f"Fusing at every step, {gained.relative:+.1%} right answers against {best.name}, "
+        f"the best member (95% interval {low:+.1%} to {high:+.1%})."
+    )
+
+
+def as_json(rows: Sequence[Row]) -> dict[str, Any]:
+    """All rows as plain values, with what methods and controls gained over the best member."""
+    best = best_member(rows)
+    values = []
+    for row in rows:
+        value = row.as_json()
+        if row.kind != "member":
+            gained = gain(row, best)
+            value["gain_over_best_member"] = {
+                "relative": gained.relative,
+                "ci95": list(gained.ci95),
+            }
+        values.append(value)
+    return {"best_member": best.name, "rows": values}

@@ -1,0 +1,1 @@
+"""How the members' distributions become one, and how much each member counts."""

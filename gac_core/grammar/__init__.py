@@ -1,0 +1,1 @@
+"""Languages that an answer is held to."""

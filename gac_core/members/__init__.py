@@ -1,0 +1,1 @@
+"""One model behind `score`, wherever it lives."""

@@ -1,0 +1,81 @@
+"""A member's own token ids for prompt and answer so far."""
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Self
+
+from gac_core.tokens.tokenizer import Speller
+
+
+class History:
+    """What one member has read, in its own ids.
+
+    Two ways to tell it what others wrote. *append* (as published): the unit's own token, or the
+    member's own tokens for those bytes. *reencode*: once it was given a piece it would not have
+    written, its whole answer so far is encoded anew after each unit, as it would write it itself;
+    members handed foreign pieces begin to repeat them.
+
+    Args:
+        prompt_ids: the member's prompt; never changed.
+        speller: how the member writes.
+        reencode: which way.
+
+    Attributes:
+        prompt_length: the number of the prompt's ids.
+        answer: the bytes of the answer so far, as this member has them.
+
+    """
+
+    def __init__(self, prompt_ids: Sequence[int], speller: Speller, *, reencode: bool) -> None:
+        self.prompt_length = len(prompt_ids)
+        self.answer = b""
+        self._ids = list(prompt_ids)
+        self._speller = speller
+        self._reencode = reencode
+        self._met_foreign = False
+        self._is_stale = False  # whether the answer must be encoded anew before it is read
+        self._encoded = b""  # the beginning of the answer that was encoded so far
+
+    def copy(self) -> Self:
+        """Another one that goes its own way."""
+        return copy(self)  # nothing in it is changed in place
+
+    @property
+    def ids(self) -> list[int]:
+        """Prompt and answer so far; a list of its own after each unit."""
+        if self._is_stale:
+            prompt, answer = self._ids[: self.prompt_length], self._ids[self.prompt_length :]
+            known = answer if self._encoded else []  # what was appended before is no encoding
+            answer = self._speller.encode_longer(self.answer, self._encoded, known)
+            self._ids = [*prompt, *answer]
+            self._encoded = self.answer
+            self._is_stale = False
+        return self._ids
+
+    @property
+    def answer_length(self) -> int:
+        """The number of the answer's ids."""
+        return len(self.ids) - self.prompt_length
+
+    def fits(self, context_size: int) -> bool:
+        """Whether the ids fit a context."""
+        # No token is shorter than a byte; so most often nothing need be encoded to know.
+        at_most = self.prompt_length + len(self.answer)
+        return at_most <= context_size or len(self.ids) <= context_size
+
+    def append(self, unit: bytes, token: int | None = None, *, is_foreign: bool = True) -> None:
+        """Extend the answer by one unit.
+
+        Args:
+            unit: its bytes.
+            token: the id that the member itself chose for it, if it did.
+            is_foreign: whether the member would have written something else.
+
+        """
+        self.answer += unit
+        self._met_foreign = self._met_foreign or is_foreign
+        if self._reencode and self._met_foreign:
+            self._is_stale = True  # members that are not asked for a while are encoded once
+        elif unit or token is not None:
+            own = self._speller.spell(unit) if token is None else (token,)
+            self._ids = [*self._ids, *own]

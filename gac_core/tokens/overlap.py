@@ -1,0 +1,60 @@
+"""How much two tokenizers have in common: shared tokens, and words they write alike."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gac_core.errors import CannotSpellError
+from gac_core.tokens.tokenizer import Speller
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two vocabularies share, by the bytes of their tokens.
+
+    Attributes:
+        union: units of text of both together.
+        common: units of text that both have.
+        a_in_b: share of the first's units that the second has.
+        b_in_a: share of the second's units that the first has.
+        words_alike: share of the words both write with the same pieces; None without words.
+
+    """
+
+    union: int
+    common: int
+    a_in_b: float
+    b_in_a: float
+    words_alike: float | None
+
+
+def overlap(a: Speller, b: Speller, words: Iterable[str] = ()) -> Overlap:
+    """Compare two tokenizers.
+
+    Args:
+        a: the first.
+        b: the second.
+        words: common words; each is written as in the middle of a text, with a space before it
+            (as in GaC, https://arxiv.org/abs/2406.12585, whose pairs all share above 90%).
+
+    """
+    units_a, units_b = a.vocabulary.ids_by_bytes.keys(), b.vocabulary.ids_by_bytes.keys()
+    common = len(units_a & units_b)
+    alike = [_writes_alike(a, b, word) for word in words]
+    return Overlap(
+        len(units_a | units_b),
+        common,
+        common / len(units_a),
+        common / len(units_b),
+        sum(alike) / len(alike) if alike else None,
+    )
+
+
+def _writes_alike(a: Speller, b: Speller, word: str) -> bool:
+    try:
+        return _pieces(a, word) == _pieces(b, word)
+    except CannotSpellError:
+        return False
+
+
+def _pieces(speller: Speller, word: str) -> list[bytes]:
+    return [speller.vocabulary.token_bytes[i] for i in speller.encode(b" " + word.encode())]

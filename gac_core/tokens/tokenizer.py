@@ -1,0 +1,267 @@
+"""Text to a member's own token ids, with nothing lost and no control token by accident.
+
+A tokenizer's `encode` adds a BOS, puts a space before the text, turns typed markup into control
+tokens and normalises. Three things are wanted instead: a raw prompt as the model expects it
+(`encode_prompt`), the continuation of a text (`encode`), and one unit (`spell`). For each the
+tokenizer's own model is put behind just those of its components that belong there.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+from gac_core.errors import CannotSpellError, RewritesTextError
+from gac_core.tokens.vocabulary import (
+    NEVER_IN_TEXT,
+    Kind,
+    Vocabulary,
+    component_specs,
+    fast_backend,
+    tokenizer_name,
+)
+
+# Texts that a tokenizer which keeps letters, or blanks, gives back unchanged.
+_LETTERS: Final = ("Hello World", "Älter café Ñandú", "STRASSE straße", "Привет Мир")
+_SPACE_INSIDE: Final = re.compile(rb"[A-Za-z] ")
+_BLANKS: Final = ("a  b", "a\nb\n\nc", "\ta\t b", "a ", "if x:\n    y")
+
+
+class Speller:
+    """How one member writes text.
+
+    Args:
+        tokenizer: the member's tokenizer.
+        vocabulary: its tokens.
+
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:
+        self.name = tokenizer_name(tokenizer)
+        self.vocabulary = vocabulary
+        self.bos_ids = _bos_ids(tokenizer, vocabulary)
+        backend = fast_backend(tokenizer)
+        normalizers = component_specs(backend.normalizer, "normalizers")
+        pre_tokenizers = component_specs(backend.pre_tokenizer, "pretokenizers")
+        self._opening = _Encoder(backend, vocabulary, normalizers, pre_tokenizers)
+        self._going_on = _Encoder(
+            backend,
+            vocabulary,
+            [n for n in normalizers if n["type"] == "Replace"],
+            [_without_prefix(p) for p in pre_tokenizers],
+        )
+        self._opens_with_space = self._bytes(self._opening("a")).startswith(b" ")
+        # Where no token goes on behind a letter with a space, such a place is always between two
+        # tokens, whatever follows.
+        self._words_stand_alone = not any(
+            _SPACE_INSIDE.search(data) for data in vocabulary.ids_by_bytes if b" " in data[1:]
+        )
+        self._longest = max(map(len, vocabulary.ids_by_bytes), default=1)
+        self._spelled: dict[bytes, tuple[int, ...]] = {}
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """The ids of a raw prompt, with the BOS the tokenizer would add; markup stays text.
+
+        Raises:
+            CannotSpellError: some characters have no token.
+
+        """
+        ids = self._opening(text)
+        if not self._is_text(ids):  # an unknown character, or markup that is a piece (Unigram)
+            prefix = b" " if self._opens_with_space else b""
+            ids = self.cover(prefix + text.encode())
+        return [*self.bos_ids, *ids]
+
+    def encode(self, data: bytes) -> list[int]:
+        """The ids the tokenizer would itself write these bytes with, as the rest of a text.
+
+        The ids stand for exactly these bytes. What is no valid UTF-8 (half a character at the end)
+        is covered with the longest tokens that fit.
+
+        Raises:
+            CannotSpellError: some bytes have no token.
+
+        """
+        ids: list[int] = []
+        rest = data
+        while rest:
+            try:
+                text, rest, broken = rest.decode(), b"", b""
+            except UnicodeDecodeError as error:
+                text = rest[: error.start].decode()
+                broken, rest = rest[error.start : error.end], rest[error.end :]
+            if text:
+                ids.extend(self._encode_text(text))
+            if broken:
+                ids.extend(self.cover(broken))
+        return ids
+
+    def encode_longer(self, data: bytes, known: bytes, known_ids: Sequence[int]) -> list[int]:
+        """`encode(data)`, given what it is for a beginning of the data.
+
+        Only what may change is encoded anew: from the last word on that has a space before it, so
+        the cost does not grow with the text.
+
+        Args:
+            data: what to encode.
+            known: a beginning of it.
+            known_ids: ``encode(known)``.
+
+        """
+        start = _last_word_start(known) if self._words_stand_alone else 0
+        at, count = len(known), len(known_ids)
+        while at > start:
+            count -= 1
+            at -= len(self.vocabulary.token_bytes[known_ids[count]])
+        if start == 0 or at != start:
+            return self.encode(data)
+        return [*known_ids[:count], *self.encode(data[start:])]
+
+    def _encode_text(self, text: str) -> list[int]:
+        ids, data = self._going_on(text), text.encode()
+        if self._is_text(ids) and self._bytes(ids) == data:
+            return ids
+        return self.cover(data)
+
+    def _is_text(self, ids: Sequence[int]) -> bool:
+        kinds = self.vocabulary.kinds
+        return all(kinds[i] is Kind.TEXT for i in ids)
+
+    def _bytes(self, ids: Sequence[int]) -> bytes:
+        tokens = self.vocabulary.token_bytes
+        return b"".join([tokens[i] for i in ids])
+
+    def spell(self, unit: bytes) -> tuple[int, ...]:
+        """The ids of one unit: its own token if there is one, else the tokenizer's way."""
+        ids = self._spelled.get(unit)
+        if ids is None:
+            own = self.vocabulary.ids_by_bytes.get(unit)
+            ids = tuple(self.encode(unit)) if own is None else (own,)
+            self._spelled[unit] = ids
+        return ids
+
+    def cover(self, data: bytes) -> list[int]:
+        """Ids of the longest tokens that fit, from left to right.
+
+        Raises:
+            CannotSpellError: some bytes have no token.
+
+        """
+        ids_by_bytes = self.vocabulary.ids_by_bytes
+        ids, at = [], 0
+        while at < len(data):
+            for end in range(min(len(data), at + self._longest), at, -1):
+                token = ids_by_bytes.get(data[at:end])
+                if token is not None:
+                    ids.append(token)
+                    at = end
+                    break
+            else:
+                raise CannotSpellError(
+                    f"{self.name} has no tokens for the byte 0x{data[at]:02X} of {data!r}"
+                )
+        return ids
+
+    def check(self) -> None:
+        """Whether this tokenizer can write what others wrote, and reads what it is given.
+
+        Raises:
+            RewritesTextError: it changes text (lower-cases, strips accents, drops blanks).
+            CannotSpellError: bytes of ordinary text have no token.
+
+        """
+        self._check_rewriting(_LETTERS)
+        missing = sorted(self.vocabulary.missing_bytes - NEVER_IN_TEXT)
+        if missing:
+            shown = ", ".join(f"0x{b:02X}" for b in missing[:16]) + (", ..." * (len(missing) > 16))
+            raise CannotSpellError(
+                f"{self.name} has no tokens for {len(missing)} of the bytes that text is made of "
+                f"({shown}), so it can not follow what other members write; use a model whose "
+                "tokenizer is byte-level or has byte fallback, or use this one alone"
+            )
+        self._check_rewriting(_BLANKS)
+
+    def _check_rewriting(self, probes: Sequence[str]) -> None:
+        for text in probes:
+            ids = self._opening(text)
+            if not self._is_text(ids):
+                continue  # unknown characters: a question of spelling
+            read = self._bytes(ids).decode(errors="replace")
+            if read not in (text, " " + text):
+                raise RewritesTextError(
+                    f"{self.name} reads {text!r} as {read!r}: it changes the text it is given, so "
+                    "it can not share a text with other members; use this model alone"
+                )
+
+
+def _last_word_start(data: bytes) -> int:
+    """Where the last " x" after a letter begins, x a letter; 0 if nowhere near the end."""
+    end = len(data) - 1
+    for _ in range(32):
+        end = data.rfind(b" ", 1, end)
+        if end < 0:
+            return 0
+        if data[end - 1 : end].isalpha() and data[end + 1 : end + 2].isalpha():
+            return end
+    return 0
+
+
+class _Encoder:
+    """A tokenizer's model behind chosen components, with only its textual added tokens."""
+
+    def __init__(
+        self,
+        backend: Tokenizer,
+        vocabulary: Vocabulary,
+        normalizers: list[dict[str, Any]],
+        pre_tokenizers: list[dict[str, Any]],
+    ) -> None:
+        shell: dict[str, Any] = {
+            "version": "1.0",
+            "added_tokens": [],
+            "normalizer": {"type": "Sequence", "normalizers": normalizers},
+            "pre_tokenizer": (
+                {"type": "Sequence", "pretokenizers": pre_tokenizers} if pre_tokenizers else None
+            ),
+            "model": {"type": "BPE", "vocab": {}, "merges": []},
+        }
+        self._tokenizer = Tokenizer.from_str(json.dumps(shell))
+        self._tokenizer.model = backend.model  # shared, not copied
+        added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
+        self._tokenizer.add_tokens([added[i] for i in sorted(vocabulary.added_text)])
+        # Alone, added tokens get other ids than among the control tokens.
+        self._true_ids = {
+            alone: true
+            for true in vocabulary.added_text
+            if (alone := self._tokenizer.token_to_id(added[true].content)) != true
+        }
+
+    def __call__(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if self._true_ids:
+            return [self._true_ids.get(i, i) for i in ids]
+        return ids
+
+
+def _without_prefix(pre_tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """The pre-tokenizer without the space it would put before a text."""
+    match pre_tokenizer["type"]:
+        case "Metaspace":
+            return {**pre_tokenizer, "prepend_scheme": "never"}
+        case "ByteLevel":
+            return {**pre_tokenizer, "add_prefix_space": False}
+        case "Sequence":
+            inner = [_without_prefix(p) for p in pre_tokenizer["pretokenizers"]]
+            return {**pre_tokenizer, "pretokenizers": inner}
+        case _:
+            return pre_tokenizer
+
+
+def _bos_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> list[int]:
+    """The ids the tokenizer puts before a text: control tokens, so neither text nor an end."""
+    ids = tokenizer("a").input_ids
+    count = next((n for n, i in enumerate(ids) if vocabulary.kinds[i] is Kind.TEXT), 0)
+    return [i for i in ids[:count] if i == tokenizer.bos_token_id]

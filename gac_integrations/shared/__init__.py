@@ -1,0 +1,1 @@
+"""What all adapters have in common."""
