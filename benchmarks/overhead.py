@@ -25,8 +25,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from benchmarks.models import SHAPES, Shape, are_real, random_model, tokenizers_of
 from gac_core import Ensemble
 from gac_core.members.local import Scorer
-from gac_core.tokens.tokenizer import Speller
-from gac_core.tokens.union import Union
+from gac_core.tokens.tokenizer import ByteTokenizer
+from gac_core.tokens.union import UnionVocabulary
 from gac_core.tokens.vocabulary import Vocabulary
 
 TEXT = "The quick brown fox jumps over the lazy dog and runs through the old town. "
@@ -133,15 +133,15 @@ def by_turns(plan: Plan, ours: Callable[[], Any], theirs: Callable[[], Any]) -> 
 
 
 def union_build_seconds(models: list[Any], tokenizers: list[PreTrainedTokenizerBase]) -> float:
-    """From loaded tokenizers to the union of their vocabularies, spellers and maps included."""
+    """From loaded tokenizers to the union of their vocabularies, tokenizers and maps included."""
     began = time.perf_counter()
     vocabularies = [
         Vocabulary.of(tokenizer, rows=model.config.vocab_size)
         for model, tokenizer in zip(models, tokenizers, strict=True)
     ]
     for tokenizer, vocabulary in zip(tokenizers, vocabularies, strict=True):
-        Speller(tokenizer, vocabulary).check()
-    Union(vocabularies)
+        ByteTokenizer(tokenizer, vocabulary).check()
+    UnionVocabulary(vocabularies)
     return time.perf_counter() - began
 
 

@@ -22,11 +22,11 @@ from gac_core import Ensemble
 from gac_core.decoding.request import Request
 from gac_core.decoding.run import Run
 from gac_core.engine.engine import Engine
-from gac_core.members.kv_cache import KVMemo
+from gac_core.members.kv_cache import KVCache
 from gac_core.members.local import Scorer
 
 PARTS: tuple[tuple[str, type[Any], str], ...] = (
-    ("memo: chunks, masks, positions", KVMemo, "forward"),
+    ("memo: chunks, masks, positions", KVCache, "forward"),
     ("scorer: shelves, common prefixes", Scorer, "score"),
     ("mask and softmax", Request, "to_probs"),
     ("into the union", Request, "to_union"),

@@ -18,13 +18,13 @@ from gac_core.config import MAX_SEED, EnsembleConfig, MemberConfig, SamplingPara
 from gac_core.decoding.request import Member, Request
 from gac_core.decoding.run import Sink
 from gac_core.engine.engine import OnError, Ticket
-from gac_core.engine.streams import AsyncStream, Stream, Whole
+from gac_core.engine.streams import AsyncStream, Completion, Stream
 from gac_core.errors import CannotSpellError, ConfigError, EngineClosedError, PromptError
 from gac_core.members.loading import Loaded, member_names
 from gac_core.methods import check
 from gac_core.outputs import Output
 from gac_core.runtime import Assembly, config_of, fitted, load_used
-from gac_core.tokens.union import Union
+from gac_core.tokens.union import UnionVocabulary
 
 Prompt = str | Sequence[Message]
 
@@ -231,9 +231,9 @@ class Ensemble:
         If one fails, the others are stopped and its error is raised.
         """
         _check_batch(prompts)
-        answers: list[Whole] = []
+        answers: list[Completion] = []
         try:
-            answers.extend(Whole(self._submission(p, params, options)) for p in prompts)
+            answers.extend(Completion(self._submission(p, params, options)) for p in prompts)
             return [Output.of(answer.steps()) for answer in answers]
         finally:
             for answer in answers:
@@ -292,7 +292,7 @@ class Ensemble:
         return self._loaded().settings.members
 
     @property
-    def union(self) -> Union:
+    def union(self) -> UnionVocabulary:
         """The union vocabulary."""
         return self._loaded().settings.union
 
@@ -314,7 +314,7 @@ class Ensemble:
         if isinstance(prompt, str):
             check_text(prompt, "the prompt")
             try:
-                ids = [member.speller.encode_prompt(prompt) for member in members]
+                ids = [member.tokenizer.encode_prompt(prompt) for member in members]
             except CannotSpellError as error:
                 raise PromptError(f"the prompt can not be read by every member: {error}") from error
         else:

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from gac_core.chat.prompt import opens_with_space
+from gac_core.chat.prompt import leading_space
 from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
 from gac_core.decoding.gate_head import GateHead
 from gac_core.decoding.request import Member, Settings
@@ -16,8 +16,8 @@ from gac_core.members.loading import Loaded, load_members, member_names
 from gac_core.members.local import Scorer
 from gac_core.methods import METHODS, Method
 from gac_core.registry import find
-from gac_core.tokens.tokenizer import Speller
-from gac_core.tokens.union import Union, check_spelling
+from gac_core.tokens.tokenizer import ByteTokenizer
+from gac_core.tokens.union import UnionVocabulary, check_spelling
 from gac_core.tokens.vocabulary import Vocabulary
 
 
@@ -42,12 +42,12 @@ class Assembly:
             _member(member, config.weights[index] / total)
             for index, member in zip(used, loaded, strict=True)
         )
-        check_spelling([member.speller for member in members])
+        check_spelling([member.tokenizer for member in members])
         primary = used.index(config.primary)
-        vocabularies = [member.speller.vocabulary for member in members]
+        vocabularies = [member.tokenizer.vocabulary for member in members]
         self.settings = Settings(
             members,
-            Union(vocabularies, primary, members[primary].scorer.device),
+            UnionVocabulary(vocabularies, primary, members[primary].scorer.device),
             config,
             find(fusion.RULES, "fusion", config.fusion),
             primary,
@@ -88,9 +88,9 @@ def _member(loaded: Loaded, weight: float) -> Member:
     return Member(
         loaded.name,
         scorer,
-        Speller(loaded.tokenizer, vocabulary),
+        ByteTokenizer(loaded.tokenizer, vocabulary),
         weight,
-        opens_with_space(loaded.tokenizer, vocabulary),
+        leading_space(loaded.tokenizer, vocabulary),
     )
 
 

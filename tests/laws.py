@@ -109,7 +109,7 @@ def law_1_one_member_is_generate(family: str, method: dict[str, Any], prompt: st
     model, _ = pair(family, 5)
     with make([family], [5], **method) as ensemble:
         (prompt_ids,) = ensemble.prompt_ids(prompt)
-        vocabulary = ensemble.members[0].speller.vocabulary
+        vocabulary = ensemble.members[0].tokenizer.vocabulary
         masked = [i for i, k in enumerate(vocabulary.kinds) if k not in (Kind.TEXT, Kind.END)]
         ids = torch.tensor([prompt_ids])
         generated = model.generate(  # type: ignore[operator]

@@ -1,6 +1,6 @@
 """Slow, obvious twins of the methods: dictionaries from bytes to probability, no cache, no batch.
 
-They share nothing with the fast ones but the members' vocabularies and spellers and the uniform
+They share nothing with the fast ones but the members' vocabularies and tokenizers and the uniform
 number of a step.
 """
 
@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from gac_core.decoding.sampling import uniform_at
-from gac_core.tokens.tokenizer import Speller
+from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import NEVER_IN_TEXT, Kind, Vocabulary
 
 END = None
@@ -24,12 +24,12 @@ Key = TypeVar("Key")
 @dataclass
 class SlowMember:
     model: PreTrainedModel
-    speller: Speller
+    tokenizer: ByteTokenizer
     weight: float
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return self.speller.vocabulary
+        return self.tokenizer.vocabulary
 
     def by_id(self, ids: Sequence[int], banned: frozenset[int]) -> dict[int, float]:
         """The probability of each id that may be chosen, by a plain forward."""
@@ -127,12 +127,12 @@ def slow_ensemble(
             foreign[m] |= (m != primary) if alone else (own_choice != unit)
             answers[m] += unit
             if reencode and foreign[m]:
-                ids[m] = [*prompts[m], *member.speller.encode(answers[m])]
+                ids[m] = [*prompts[m], *member.tokenizer.encode(answers[m])]
             elif alone and m == primary:
                 ids[m] += [own_token]
             else:
                 own = member.vocabulary.ids_by_bytes.get(unit)
-                ids[m] += member.speller.encode(unit) if own is None else [own]
+                ids[m] += member.tokenizer.encode(unit) if own is None else [own]
     return steps
 
 
@@ -151,7 +151,7 @@ def slow_value(unit: Unit, view: dict[Unit, float], member: SlowMember) -> float
     """Of a unit, or of the first piece a member would spell it with."""
     if unit in view:
         return view[unit]
-    return view[member.unit(member.speller.encode(unit or b"")[0])]
+    return view[member.unit(member.tokenizer.encode(unit or b"")[0])]
 
 
 def slow_geometric(views: Weighted, members: Sequence[SlowMember]) -> dict[Unit, float]:
@@ -305,13 +305,13 @@ class SlowBytes:
         paths: int,
         banned: frozenset[int],
         *,
-        opens_with_space: bool,
+        leading_space: bool,
     ) -> None:
         self.member, self.prompt, self.most, self.banned = member, list(prompt), paths, banned
         self.answer = b""
         first = SlowPath([], b"", 1.0, self.nexts([]))
         self.paths = [first]
-        if opens_with_space:
+        if leading_space:
             self.answer = b" "
             plain = {u: p for u, p in first.nexts.items() if u is END or not u.startswith(b" ")}
             self.keep([*self.behind(first, b" "), SlowPath([], b"", sum(plain.values()), plain)])
@@ -347,7 +347,7 @@ class SlowBytes:
         paths = [path for path in paths if path.mass > 0]
         paths = sorted(paths, key=lambda path: path.mass, reverse=True)[: self.most]
         if not paths:  # the others wrote what this member can not
-            ids = self.member.speller.encode(self.answer)
+            ids = self.member.tokenizer.encode(self.answer)
             paths = [SlowPath(ids, b"", 1.0, self.nexts(ids))]
         total = sum(path.mass for path in paths)
         self.paths = [SlowPath(p.ids, p.pending, p.mass / total, p.nexts) for p in paths]
@@ -368,7 +368,7 @@ def slow_chared(
     banned = NEVER_IN_TEXT & frozenset().union(*(m.vocabulary.missing_bytes for m in members))
     spaced = spaced or [False for _ in members]
     states = [
-        SlowBytes(member, prompt, paths, banned, opens_with_space=space)
+        SlowBytes(member, prompt, paths, banned, leading_space=space)
         for member, prompt, space in zip(members, prompts, spaced, strict=True)
     ]
     order: dict[Unit, int] = {bytes([b]): b for b in range(256)} | {END: 256}
@@ -506,10 +506,10 @@ class SlowText:
     def tell(self, unit: bytes, token: int | None, *, is_foreign: bool) -> "SlowText":
         foreign, answer = self.is_foreign or is_foreign, self.answer + unit
         if self.reencode and foreign:
-            ids = tuple(self.member.speller.encode(answer))
+            ids = tuple(self.member.tokenizer.encode(answer))
         else:
             known = self.member.vocabulary.ids_by_bytes.get(unit) if token is None else token
-            more = self.member.speller.encode(unit) if known is None else [known]
+            more = self.member.tokenizer.encode(unit) if known is None else [known]
             ids = (*self.own_ids, *more)
         return SlowText(self.member, self.prompt, self.reencode, answer, ids, foreign)
 

@@ -24,7 +24,7 @@ CHAT = [{"role": "user", "content": "Hello"}]
 def slow_members(ensemble: Ensemble) -> list[SlowMember]:
     weights = [m.weight for m in ensemble.members]
     return [
-        SlowMember(m.scorer.model, m.speller, weight)
+        SlowMember(m.scorer.model, m.tokenizer, weight)
         for m, weight in zip(ensemble.members, weights, strict=True)
     ]
 
@@ -66,7 +66,7 @@ def test_equal_to_the_slow_twin(
             ensemble.prompt_ids(prompt),
             paths=1 if paths == "top" else paths,
             max_new_tokens=10,
-            spaced=[prompt is CHAT and m.opens_with_space for m in ensemble.members],
+            spaced=[prompt is CHAT and m.leading_space for m in ensemble.members],
             seed=seed,
             temperature=temperature,
             weighting=weighting,
@@ -135,7 +135,7 @@ def test_a_member_twice_is_that_member(family: str, prompt: Any, paths: Any) -> 
             ensemble.prompt_ids(prompt)[:1],
             paths=1 if paths == "top" else paths,
             max_new_tokens=20,
-            spaced=[prompt is CHAT and ensemble.members[0].opens_with_space],
+            spaced=[prompt is CHAT and ensemble.members[0].leading_space],
             seed=4,
         )
     assert len(output.text) > 5
@@ -151,8 +151,8 @@ def test_every_view_has_mass_1(paths: Any) -> None:
     with make(["legacy", "chatml", "neox"], method="chared", paths=paths) as ensemble:
         prompts = ensemble.prompt_ids("Hello")
         for m, (member, ids) in enumerate(zip(ensemble.members, prompts, strict=True)):
-            history = History(ids, member.speller, reencode=True)
-            state = BytePaths(history, member.speller, 1 if paths == "top" else paths)
+            history = History(ids, member.tokenizer, reencode=True)
+            state = BytePaths(history, member.tokenizer, 1 if paths == "top" else paths)
             # The last are impossible for the member, or half a character: it begins again.
             for byte in (b"H", b"e", b" ", b"\xf0", b"\x9f", b"x", b"\xe2", b"\x82", b"\xac"):
                 while queries := state.queries():

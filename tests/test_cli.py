@@ -153,7 +153,7 @@ def test_a_member_that_fails(
     def crash(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("gac_core.members.kv_cache.KVMemo.forward", crash)
+    monkeypatch.setattr("gac_core.members.kv_cache.KVCache.forward", crash)
     monkeypatch.setattr("gac_core.members.local.why_not", lambda _model: None)
     assert gac("run", *models(folders), "Hello") == 1
     assert "failed: boom" in capsys.readouterr().err

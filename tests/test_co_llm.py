@@ -66,7 +66,7 @@ def test_equal_to_the_slow_twin(
         sampling: dict[str, Any] = {} if seed is None else {"temperature": 1.0, "seed": seed}
         output = ensemble.generate(prompt, max_new_tokens=10, **sampling)
         slow = slow_ensemble(
-            [SlowMember(m.scorer.model, m.speller, m.weight) for m in members],
+            [SlowMember(m.scorer.model, m.tokenizer, m.weight) for m in members],
             ensemble.prompt_ids(prompt),
             max_new_tokens=10,
             primary=primary,

@@ -514,7 +514,7 @@ def test_usage_counts_each_members_own_tokens(ensemble: Ensemble) -> None:
     assert output.usage.prompt_tokens == len(ids[0])
     assert output.usage.steps == output.usage.fused_steps == 9
     for member, usage in zip(ensemble.members, output.usage.members, strict=True):
-        own = member.speller.encode(b"".join(s.unit for s in output.steps))
+        own = member.tokenizer.encode(b"".join(s.unit for s in output.steps))
         assert usage.completion_tokens >= len(own)
 
 

@@ -15,7 +15,7 @@ from gac_core.chat.response_format import AnswerForm
 from gac_core.chat.tools import call_text
 from gac_core.grammar.completion import short_end
 from gac_core.grammar.constraint import Constraint, GrammarEngine, search_end
-from gac_core.grammar.grammar import Grammar, byte_matcher, closed_schema, shortest_match
+from gac_core.grammar.grammar import Grammar, byte_matcher, shortest_match, strict_schema
 from tests.laws import DECODERS, assert_only_greedy, assert_same, draws, make, naively, named
 from tests.schemas import random_schema
 
@@ -341,10 +341,10 @@ def test_what_is_put_together_is_left_open() -> None:
         {"allOf": [part, other]},
         {**part, "anyOf": [other, {"type": "object", "properties": {"c": {"type": "null"}}}]},
     ):
-        matcher = byte_matcher(Grammar.json_schema(closed_schema(schema)).lark)
+        matcher = byte_matcher(Grammar.json_schema(strict_schema(schema)).lark)
         assert matcher.consume_tokens(list(b'{"a": 1, "b": 2}'))
         assert matcher.is_accepting()
-    closed = closed_schema({"type": "array", "items": part})
+    closed = strict_schema({"type": "array", "items": part})
     assert closed["items"]["additionalProperties"] is False
 
 
@@ -478,7 +478,7 @@ def test_one_member_takes_its_best_legal_token() -> None:
         (member,) = ensemble.members
         (ids,) = ensemble.prompt_ids("Hello")
         text = ensemble.generate("Hello", grammar=grammar, max_new_tokens=280).text
-        tokens = member.speller.vocabulary.token_bytes
+        tokens = member.tokenizer.vocabulary.token_bytes
         written = b""
         for _ in range(12):
             with torch.no_grad():
@@ -487,7 +487,7 @@ def test_one_member_takes_its_best_legal_token() -> None:
             at.consume_tokens(list(written))
             legal = [
                 i
-                for i in member.speller.vocabulary.text_ids
+                for i in member.tokenizer.vocabulary.text_ids
                 if at.validate_tokens(list(tokens[i])) == len(tokens[i])
             ]
             best = max(legal, key=lambda i: float(logits[i]))

@@ -60,7 +60,7 @@ def test_equal_to_the_slow_twin(
         output = ensemble.generate(prompt, **sampling)
         slow = slow_ensemble(
             [
-                SlowMember(m.scorer.model, m.speller, w / sum(weights))
+                SlowMember(m.scorer.model, m.tokenizer, w / sum(weights))
                 for m, w in zip(ensemble.members, weights, strict=True)
             ],
             ensemble.prompt_ids(prompt),
@@ -182,8 +182,8 @@ class TestOpeningSpace:
     def test_both_spellings_add_up(self, first: dict[str, float], second: dict[str, float]) -> None:
         with self.ensemble(first, second) as ensemble:
             spaced, plain = ensemble.members
-            assert spaced.opens_with_space
-            assert not plain.opens_with_space
+            assert spaced.leading_space
+            assert not plain.leading_space
             output = ensemble.generate(self.CHAT, max_new_tokens=4)
         assert output.text == "Hello"
         assert [m.completion_tokens for m in output.usage.members] == [1, 1]
@@ -212,7 +212,7 @@ class TestOpeningSpace:
                     _, request = naively(ensemble, self.CHAT, max_new_tokens=3, **sampling)
                     for member, history in zip(ensemble.members, request.histories, strict=True):
                         own = history.ids[history.prompt_length :]
-                        tokens = member.speller.vocabulary.token_bytes
+                        tokens = member.tokenizer.vocabulary.token_bytes
                         assert b"".join(tokens[i] for i in own) == history.answer
 
     def test_views_show_units_as_they_open_an_answer(self) -> None:
@@ -225,7 +225,7 @@ class TestOpeningSpace:
     def test_alone_too(self, family: str) -> None:
         """One SentencePiece model: no space before a chat answer, its space in a raw text."""
         with make([family]) as probe:
-            opens = probe.members[0].opens_with_space
+            opens = probe.members[0].leading_space
             length = len(probe.prompt_ids(self.CHAT)[0])
             raw_length = len(probe.prompt_ids("Hello")[0])
         assert opens
@@ -240,17 +240,17 @@ class TestOpeningSpace:
 def test_reencoding_gives_members_the_tokens_they_would_write() -> None:
     """ "Hello" written as "H" and "ello" by others becomes the member's own one token."""
     with make(["byte_level", "legacy"]) as ensemble:
-        speller = ensemble.members[0].speller
-        own = speller.vocabulary.ids_by_bytes
-        appended = History([1], speller, reencode=False)
-        rewritten = History([1], speller, reencode=True)
+        tokenizer = ensemble.members[0].tokenizer
+        own = tokenizer.vocabulary.ids_by_bytes
+        appended = History([1], tokenizer, reencode=False)
+        rewritten = History([1], tokenizer, reencode=True)
         for history in (appended, rewritten):
             for unit in (b"H", b"el", b"lo", b"\xf0\x9f"):
                 history.append(unit)
             assert history.answer == b"Hello\xf0\x9f"
         assert rewritten.ids[:2] == [1, own[b"Hello"]]
         assert len(appended.ids) > len(rewritten.ids)
-        native = History([1], speller, reencode=True)
+        native = History([1], tokenizer, reencode=True)
         native.append(b"H", own[b"H"], is_foreign=False)
         native.append(b"e", own[b"e"], is_foreign=False)
         assert native.ids == [1, own[b"H"], own[b"e"]]  # what it wrote itself is left alone

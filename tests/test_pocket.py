@@ -35,7 +35,7 @@ def test_members_differ_in_tokenizer_template_and_way_with_space(pocket: Ensembl
     prompts = pocket.prompt_ids([{"role": "system", "content": "Be brief."}, *ask("Hello")])
     assert len({tuple(ids) for ids in prompts}) == 3
     for member in pocket.members:
-        member.speller.check()
+        member.tokenizer.check()
         assert member.scorer.has_memo
 
 
@@ -148,7 +148,7 @@ def test_bo_has_no_system_role_and_gets_it_all_the_same(pocket: Ensemble) -> Non
     system = [{"role": "system", "content": "Answer from the context only."}]
     bo = POCKET_MEMBERS.index("bo")
     ids = pocket.prompt_ids([*system, *ask("Hello")])[bo]
-    text = b"".join(pocket.members[bo].speller.vocabulary.token_bytes[i] for i in ids).decode()
+    text = b"".join(pocket.members[bo].tokenizer.vocabulary.token_bytes[i] for i in ids).decode()
     assert "Answer from the context only.\n\nHello" in text
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gac_core import Ensemble, PromptError
-from gac_core.chat.prompt import check_messages, check_text, opens_with_space, render_prompt
-from gac_core.tokens.tokenizer import Speller
+from gac_core.chat.prompt import check_messages, check_text, leading_space, render_prompt
+from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import Kind, Vocabulary
 from tests.fakes import FAMILIES, pair, real_tokenizer, tokenizer_of
 
@@ -86,10 +86,10 @@ def test_law_11_where_markup_is_a_piece_of_the_model_itself() -> None:
     tokenizer = tokenizer_of("unigram")
     with pytest.raises(PromptError, match="Can't sanitize '</s>'"):
         render_prompt(tokenizer, [{"role": "user", "content": "a </s> b"}])
-    speller = Speller(tokenizer, Vocabulary.of(tokenizer))
-    ids = speller.encode_prompt("a </s> b")
-    assert [i for i in ids if speller.vocabulary.kinds[i] is not Kind.TEXT] == speller.bos_ids
-    assert b"".join(speller.vocabulary.token_bytes[i] for i in ids) == b" a </s> b"
+    ours = ByteTokenizer(tokenizer, Vocabulary.of(tokenizer))
+    ids = ours.encode_prompt("a </s> b")
+    assert [i for i in ids if ours.vocabulary.kinds[i] is not Kind.TEXT] == ours.bos_ids
+    assert b"".join(ours.vocabulary.token_bytes[i] for i in ids) == b" a </s> b"
 
 
 @pytest.mark.real_tokenizers
@@ -157,14 +157,14 @@ def test_a_template_of_its_own_kind_does_not_forbid_raw_text(template: str) -> N
     model, _ = pair("chatml")
     with Ensemble.from_models([(model, tokenizer)]) as ensemble:
         assert ensemble.generate("Hello", max_new_tokens=2).usage.steps == 2
-        assert not ensemble.members[0].opens_with_space
+        assert not ensemble.members[0].leading_space
         if template == "{% if %}":
             with pytest.raises(PromptError, match="refuses these messages"):
                 ensemble.generate([{"role": "user", "content": "Hello"}])
 
 
 def test_how_templates_open_an_answer() -> None:
-    opens = {f: opens_with_space(tokenizer_of(f), Vocabulary.of(tokenizer_of(f))) for f in FAMILIES}
+    opens = {f: leading_space(tokenizer_of(f), Vocabulary.of(tokenizer_of(f))) for f in FAMILIES}
     assert opens["legacy"]
     assert not opens["chatml"]
     assert not opens["tiktoken"]

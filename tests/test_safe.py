@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from gac_core import ConfigError, Ensemble
 from gac_core.chat.prompt import render_prompt
 from gac_core.methods.safe import gather_longer
-from gac_core.tokens.union import Union
+from gac_core.tokens.union import UnionVocabulary
 from tests.fakes import FAMILIES, pair, scripted, tokenizer_of
 from tests.laws import assert_same, make, naively
 from tests.reference import SlowMember, slow_gathered, slow_safe
-from tests.test_speller import speller_of
+from tests.test_tokenizer import byte_tokenizer_of
 
 
 @settings(max_examples=50)
@@ -57,7 +57,7 @@ def test_equal_to_the_slow_twin(
         output = ensemble.generate(prompt, **sampling)
         slow = slow_safe(
             [
-                SlowMember(m.scorer.model, m.speller, w / sum(weights))
+                SlowMember(m.scorer.model, m.tokenizer, w / sum(weights))
                 for m, w in zip(ensemble.members, weights, strict=True)
             ],
             ensemble.prompt_ids(prompt),
@@ -124,7 +124,7 @@ def test_drawn_text_comes_from_the_ensemble() -> None:
 
 @given(st.integers(0, 10**6))
 def test_longer_units_give_their_mass_to_what_they_begin_with(seed: int) -> None:
-    union = Union([speller_of(f).vocabulary for f in ("chatml", "legacy")])
+    union = UnionVocabulary([byte_tokenizer_of(f).vocabulary for f in ("chatml", "legacy")])
     rng = random.Random(seed)
     probs = torch.rand(union.size, dtype=torch.float64)
     probs = probs * torch.tensor([bool(union.unit(r)) for r in range(union.size)])

@@ -43,15 +43,15 @@ def test_equal_to_the_slow_twin(
         assert ensemble.generate(prompt, max_new_tokens=8).text == output.text
         members = ensemble.members
         tokens = slow_twist(
-            [SlowMember(m.scorer.model, m.speller, m.weight) for m in members],
+            [SlowMember(m.scorer.model, m.tokenizer, m.weight) for m in members],
             ensemble.prompt_ids(prompt),
             primary=primary,
             max_new_tokens=8,
-            spaced=[m.opens_with_space and prompt is CHAT for m in members],
+            spaced=[m.leading_space and prompt is CHAT for m in members],
             **options,
         )
     history = request.histories[primary]
-    own = members[primary].speller.vocabulary
+    own = members[primary].tokenizer.vocabulary
     assert history.ids[history.prompt_length :] == [t for t in tokens if t not in own.end_ids]
     assert (tokens[-1] in own.end_ids) == output.steps[-1].is_end
     assert {s.decided_by for s in output.steps} == {"ensemble" if number > 1 else "primary"}
@@ -64,7 +64,7 @@ def test_one_member_is_the_beam_search_of_transformers(family: str, beams: int, 
     model, _ = pair(family, seed)
     with make([family], [seed], method="twist", beams=beams) as ensemble:
         (prompt_ids,) = ensemble.prompt_ids("Hello, the été")
-        vocabulary = ensemble.members[0].speller.vocabulary
+        vocabulary = ensemble.members[0].tokenizer.vocabulary
         masked = [i for i, k in enumerate(vocabulary.kinds) if k not in (Kind.TEXT, Kind.END)]
         ids = torch.tensor([prompt_ids])
         generated = model.generate(  # type: ignore[operator]

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 
 from gac_core import VocabularyError
 from gac_core.fusion import rules as fusion
-from gac_core.tokens.union import Union, check_spelling
+from gac_core.tokens.union import UnionVocabulary, check_spelling
 from gac_core.tokens.vocabulary import Kind, Vocabulary
 from tests.fakes import FAMILIES, real_source, real_tokenizer, tokenizer_of
-from tests.test_speller import speller_of
+from tests.test_tokenizer import byte_tokenizer_of
 
 families = st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=3)
 
@@ -22,9 +22,9 @@ def test_law_4_mass_is_kept_and_masked_units_are_0(
     names: list[str], seed: int, data: st.DataObject
 ) -> None:
     vocabularies = vocabularies_of(names)
-    spellers = [speller_of(n) for n in names]
+    tokenizers = [byte_tokenizer_of(n) for n in names]
     primary = data.draw(st.integers(0, len(names) - 1))
-    union = Union(vocabularies, primary)
+    union = UnionVocabulary(vocabularies, primary)
     generator = torch.Generator().manual_seed(seed)
     weights = torch.rand(len(names), generator=generator) + 0.01
     probs = []
@@ -51,7 +51,7 @@ def test_law_4_mass_is_kept_and_masked_units_are_0(
         tuple(range(len(names))),
         lambda m: torch.tensor(
             [
-                union.row_of(m, spellers[m].encode(union.unit(row))[0])
+                union.row_of(m, tokenizers[m].encode(union.unit(row))[0])
                 if row in union.rows.values() and not union.has(m)[row]
                 else row
                 for row in range(union.size)
@@ -68,7 +68,7 @@ def test_law_4_mass_is_kept_and_masked_units_are_0(
 
 def test_the_same_text_is_one_unit_in_every_family() -> None:
     """ "." and "é" and a tab and a space are one unit each, however a tokenizer writes them."""
-    union = Union(vocabularies_of(list(FAMILIES)))
+    union = UnionVocabulary(vocabularies_of(list(FAMILIES)))
     text = [u for r in range(union.size) if (u := union.unit(r)) and r in union.rows.values()]
     assert len(text) == len(set(text))
     for char in (".", "é", "\t", "\n", " ", "🙂"):
@@ -86,7 +86,7 @@ def test_all_end_tokens_are_one_end() -> None:
     vocabularies = vocabularies_of(["byte_level", "tiktoken"])
     assert len(vocabularies[1].end_ids) == 2
     for order, member in (([0, 1], 1), ([1, 0], 0)):
-        union = Union([vocabularies[i] for i in order])
+        union = UnionVocabulary([vocabularies[i] for i in order])
         ends = torch.zeros(len(vocabularies[1]))
         ends[list(vocabularies[1].end_ids)] = 0.5
         projected = union.project(member, ends)
@@ -96,7 +96,7 @@ def test_all_end_tokens_are_one_end() -> None:
 
 def test_a_shared_vocabulary_is_kept_as_it_is() -> None:
     vocabularies = vocabularies_of(["legacy", "legacy"])
-    union = Union(vocabularies)
+    union = UnionVocabulary(vocabularies)
     assert union.is_shared
     assert union.size == len(vocabularies[0])
     probs = torch.rand(union.size)
@@ -113,7 +113,7 @@ def test_one_tokenizer_padded_differently_or_with_other_ends_is_shared(primary: 
         Vocabulary.of(tokenizer, rows=size + 9, end_ids=[2]),
     )
     assert base.end_ids != chat.end_ids
-    union = Union([base, chat], primary)
+    union = UnionVocabulary([base, chat], primary)
     assert union.is_shared
     assert len(union.end_rows) == 1
     (end,) = union.end_rows
@@ -125,13 +125,13 @@ def test_one_tokenizer_padded_differently_or_with_other_ends_is_shared(primary: 
         assert float(out[end]) == pytest.approx(float(probs[list(vocabulary.end_ids)].sum()))
         for i in vocabulary.text_ids:
             assert out[i] == probs[i]
-    only_padded = Union([base, Vocabulary.of(tokenizer)], primary)
+    only_padded = UnionVocabulary([base, Vocabulary.of(tokenizer)], primary)
     assert only_padded.is_shared
 
 
 @given(st.sampled_from(FAMILIES), st.sampled_from(FAMILIES))
 def test_no_unit_is_both_a_spaced_and_a_plain_one(a: str, b: str) -> None:
-    union = Union(vocabularies_of([a, b]))
+    union = UnionVocabulary(vocabularies_of([a, b]))
     spaced, plain = union.spaced_pairs
     assert not set(spaced.tolist()) & set(plain.tolist())
     assert len(set(plain.tolist())) == len(plain)
@@ -151,23 +151,23 @@ def test_known_unions(a: str, b: str, size: int, common: int) -> None:
     first, second = (
         Vocabulary.of(real_tokenizer(n), rows=real_source(n)["model_vocab_size"]) for n in (a, b)
     )
-    union = Union([first, second])
+    union = UnionVocabulary([first, second])
     assert len(union.rows) == size
     assert len(first.ids_by_bytes.keys() & second.ids_by_bytes.keys()) == common
 
 
 @pytest.mark.real_tokenizers
 def test_unfit_members_are_refused_only_in_company() -> None:
-    check_spelling([speller_of("t5")])
-    check_spelling([speller_of("t5"), speller_of("t5")])
+    check_spelling([byte_tokenizer_of("t5")])
+    check_spelling([byte_tokenizer_of("t5"), byte_tokenizer_of("t5")])
     with pytest.raises(VocabularyError, match="t5"):
-        check_spelling([speller_of("gpt2"), speller_of("t5")])
+        check_spelling([byte_tokenizer_of("gpt2"), byte_tokenizer_of("t5")])
 
 
 @pytest.mark.real_tokenizers
 def test_units_that_a_member_can_not_spell_are_masked_for_all() -> None:
     gpt2, neox = (Vocabulary.of(real_tokenizer(n)) for n in ("gpt2", "gpt_neox"))
-    union = Union([gpt2, neox])
+    union = UnionVocabulary([gpt2, neox])
     probs = union.mask(0, torch.zeros(len(gpt2))).softmax(-1)
     assert float(probs[gpt2.ids_by_bytes[b"\xff"]]) == 0.0
     assert float(probs[gpt2.ids_by_bytes[b"\xe2"]]) > 0.0

@@ -266,7 +266,7 @@ def joined_neighbours(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return joined
 
 
-def opens_with_space(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> bool:
+def leading_space(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> bool:
     """Whether this tokenizer's template writes an answer "Hello" as " Hello".
 
     Many SentencePiece models open an answer with "▁Hello" where byte-level ones open with "Hello".

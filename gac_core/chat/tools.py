@@ -15,9 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gac_core.errors import PromptError
-
-CALL_OPENS: Final = "<tool_call>"
-CALL_CLOSES: Final = "</tool_call>"
+from gac_core.grammar.call_tags import CALL_CLOSES, CALL_OPENS
 
 _HEADING: Final = "You can use these tools:"
 _HOW_TO_CALL: Final = (

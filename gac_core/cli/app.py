@@ -414,21 +414,21 @@ def vocab(
     from gac_core.ensemble import POCKET_MEMBERS, pocket_folder
     from gac_core.members.loading import load_tokenizers
     from gac_core.tokens.overlap import overlap
-    from gac_core.tokens.tokenizer import Speller
+    from gac_core.tokens.tokenizer import ByteTokenizer
     from gac_core.tokens.vocabulary import Kind, Vocabulary
 
     common_words = _common_words(words)
     paths = models or [str(pocket_folder(name)) for name in POCKET_MEMBERS]
     loaded = load_tokenizers([MemberConfig(model=path) for path in paths])
-    spellers = {name: Speller(t, Vocabulary.of(t)) for name, t in loaded.items()}
+    tokenizers = {name: ByteTokenizer(t, Vocabulary.of(t)) for name, t in loaded.items()}
     console = out()
     table = Table("tokenizer", "text", "control", "end", "twins", "can join", box=None)
     refusals = []
-    for name, speller in spellers.items():
-        vocabulary = speller.vocabulary
+    for name, tokenizer in tokenizers.items():
+        vocabulary = tokenizer.vocabulary
         twins = len(vocabulary.text_ids) - len(vocabulary.ids_by_bytes)
         try:
-            speller.check()
+            tokenizer.check()
             joins = "yes"
         except VocabularyError as error:
             joins = "no"
@@ -439,11 +439,11 @@ def vocab(
     console.print(table)
     for refusal in refusals:
         console.print(Text(refusal, style="yellow"))
-    if len(spellers) < 2:
+    if len(tokenizers) < 2:
         return
     table = Table("pair", "union", "common", "A in B", "B in A", "words alike", box=None)
-    for a, b in combinations(spellers, 2):
-        found = overlap(spellers[a], spellers[b], common_words)
+    for a, b in combinations(tokenizers, 2):
+        found = overlap(tokenizers[a], tokenizers[b], common_words)
         table.add_row(
             Text(f"{a} - {b}"),
             f"{found.union:,}",
@@ -454,7 +454,7 @@ def vocab(
         )
     console.print()
     console.print(table)
-    everything = set().union(*(s.vocabulary.ids_by_bytes for s in spellers.values()))
+    everything = set().union(*(s.vocabulary.ids_by_bytes for s in tokenizers.values()))
     console.print(f"\nunion of all: {len(everything):,} units of text and the end", highlight=False)
     if not common_words:
         err().print(

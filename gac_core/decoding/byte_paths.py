@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from gac_core.members.local import Query
 from gac_core.tokens.history import History
-from gac_core.tokens.tokenizer import Speller
-from gac_core.tokens.union import Union
+from gac_core.tokens.tokenizer import ByteTokenizer
+from gac_core.tokens.union import UnionVocabulary
 from gac_core.tokens.vocabulary import Kind, Vocabulary
 
 Floats = NDArray[np.float64]
 
 # What answers of single bytes are made of: a row for each byte, and END.
-BYTES: Final = Union(
+BYTES: Final = UnionVocabulary(
     [Vocabulary((*(bytes([b]) for b in range(256)), b""), (*[Kind.TEXT] * 256, Kind.END))]
 )
 _END: Final = min(BYTES.end_rows)
@@ -63,10 +63,10 @@ class BytePaths:
     Args:
         history: what the member has read, told of every byte before `advance`; where no path can go
             on, one begins again with its ids.
-        speller: the member's tokenizer.
+        tokenizer: the member's tokenizer.
         most: paths kept.
         context_size: no path asks for more ids.
-        opens_with_space: whether the answer begins behind a space that is no part of the text.
+        leading_space: whether the answer begins behind a space that is no part of the text.
         allowed: with a grammar, which bytes may come next, (257,) of bool.
 
     """
@@ -74,18 +74,18 @@ class BytePaths:
     def __init__(
         self,
         history: History,
-        speller: Speller,
+        tokenizer: ByteTokenizer,
         most: int,
         *,
         context_size: int | None = None,
-        opens_with_space: bool = False,
+        leading_space: bool = False,
         allowed: Callable[[], torch.Tensor] | None = None,
     ) -> None:
         self._history = history
-        self._tokens = _sorted_tokens(speller)
+        self._tokens = _sorted_tokens(tokenizer)
         self._most = most
         self._context_size = context_size
-        self._opens_with_space = opens_with_space
+        self._opens_with_space = leading_space
         self._allowed = allowed
         self._paths = [_Path(history.ids)]
 
@@ -221,10 +221,10 @@ class _SortedTokens:
         return start, middle, bisect_right(tokens, prefix, middle, high, key=lambda t: t[:length])
 
 
-_SORTED: Final[WeakKeyDictionary[Speller, _SortedTokens]] = WeakKeyDictionary()
+_SORTED: Final[WeakKeyDictionary[ByteTokenizer, _SortedTokens]] = WeakKeyDictionary()
 
 
-def _sorted_tokens(speller: Speller) -> _SortedTokens:
-    if speller not in _SORTED:
-        _SORTED[speller] = _SortedTokens(speller.vocabulary)
-    return _SORTED[speller]
+def _sorted_tokens(tokenizer: ByteTokenizer) -> _SortedTokens:
+    if tokenizer not in _SORTED:
+        _SORTED[tokenizer] = _SortedTokens(tokenizer.vocabulary)
+    return _SORTED[tokenizer]

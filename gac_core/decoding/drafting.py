@@ -215,8 +215,8 @@ class _Drafter:
         votes: dict[bytes, float] = {}
         for m in (self._request.primary, *members):
             member = self._request.members[m]
-            token = member.speller.encode(_head(text))[0]
-            unit = member.speller.vocabulary.token_bytes[token]
+            token = member.tokenizer.encode(_head(text))[0]
+            unit = member.tokenizer.vocabulary.token_bytes[token]
             votes[unit] = votes.get(unit, 0.0) + (member.weight if m in members else 0.0)
         return max(votes, key=votes.__getitem__)  # the primary's, if there is a tie
 

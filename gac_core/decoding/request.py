@@ -32,8 +32,8 @@ from gac_core.grammar.constraint import Constraint
 from gac_core.members.local import Query, Scorer
 from gac_core.outputs import DecidedBy, MemberView, Step
 from gac_core.tokens.history import History
-from gac_core.tokens.tokenizer import Speller
-from gac_core.tokens.union import Union
+from gac_core.tokens.tokenizer import ByteTokenizer
+from gac_core.tokens.union import UnionVocabulary
 
 _MASS_ERROR: Final = 0.01
 _PROMPT_CHUNK: Final = 256  # positions of a prompt whose logits are held at a time
@@ -46,17 +46,17 @@ class Member:
     Attributes:
         name: unique in the ensemble.
         scorer: its model.
-        speller: its tokenizer.
+        tokenizer: its tokenizer.
         weight: its share; all members' sum to 1.
-        opens_with_space: whether its chat template writes answers as " Hello" for "Hello".
+        leading_space: whether its chat template writes answers as " Hello" for "Hello".
 
     """
 
     name: str
     scorer: Scorer
-    speller: Speller
+    tokenizer: ByteTokenizer
     weight: float
-    opens_with_space: bool = False
+    leading_space: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Settings:
     """
 
     members: tuple[Member, ...]
-    union: Union
+    union: UnionVocabulary
     config: EnsembleConfig
     fusion: Rule
     primary: int
@@ -104,13 +104,13 @@ class Settings:
         which takes a second for large vocabularies.
         """
         if member not in self._first_pieces:
-            union, speller = self.union, self.members[member].speller
+            union, tokenizer = self.union, self.members[member].tokenizer
             lacking = set((~union.has(member)).nonzero().flatten().tolist())
             pieces = torch.arange(union.size)
             for unit, row in union.rows.items():
                 if row in lacking:
                     with suppress(CannotSpellError):  # nobody may write it then
-                        pieces[row] = union.row_of(member, speller.encode(unit)[0])
+                        pieces[row] = union.row_of(member, tokenizer.encode(unit)[0])
             self._first_pieces[member] = pieces.to(union.device)
         return self._first_pieces[member]
 
@@ -119,7 +119,7 @@ class Settings:
         return {}
 
     @property
-    def units(self) -> Union:
+    def units(self) -> UnionVocabulary:
         """Whose rows answers are made of: the union of the members', or single bytes."""
         by_bytes = self.config.method == "chared" and not self.union.is_shared
         return BYTES if by_bytes else self.union
@@ -153,7 +153,7 @@ class Request:
     Attributes:
         histories: what each member has read, by member index.
         position: how many units were emitted.
-        was_closed: whether the grammar took the way to the end instead of what was chosen, since
+        was_truncated: whether the grammar took the way to the end instead of what was chosen, since
             behind that there was no room for one, or none was found.
         finished: set by whoever drives the method.
 
@@ -178,10 +178,10 @@ class Request:
         self.is_chat = is_chat
         self.position = 0
         self.finished = False
-        self.was_closed = False
+        self.was_truncated = False
         reencode = self.config.history == "reencode" and not self.union.is_shared
         self.histories = tuple(
-            History(ids, member.speller, reencode=reencode)
+            History(ids, member.tokenizer, reencode=reencode)
             for ids, member in zip(prompts, self.members, strict=True)
         )
         self.seed = sampling.seed
@@ -453,7 +453,7 @@ class Request:
             row = self._drawn(legal, beyond)
             if leaves_room(row):
                 return row
-            self.was_closed = True
+            self.was_truncated = True
         token = self.constraint.next_of_end()
         return end if token is None else token
 
@@ -515,7 +515,7 @@ class Request:
         if not self._is_opening:
             return False
         opener = self.members[self.primary if alone else 0]
-        return opener.opens_with_space or (not alone and self._merges_openings)
+        return opener.leading_space or (not alone and self._merges_openings)
 
     def emit_fused(self, fused: Fused, beyond: torch.Tensor | None = None) -> Step:
         """Choose from the fused distribution and tell every member.
@@ -585,7 +585,7 @@ class Request:
         vocabulary = self.union.vocabularies[self.primary]
         tokens = vocabulary.token_bytes
         unit, is_end = tokens[token], token in vocabulary.end_ids
-        spaced = self._is_opening and member.opens_with_space and unit.startswith(b" ")
+        spaced = self._is_opening and member.leading_space and unit.startswith(b" ")
         shown = self._shown if spaced else bytes
         view = MemberView(member.name, shown(tokens[top]), float(probs[top]), float(probs[token]))
         if not is_end:
@@ -618,7 +618,7 @@ class Request:
         )
         if not BYTES.is_end(row):
             for member, history in zip(self.members, self.histories, strict=True):
-                lead = b" " if self._is_opening and member.opens_with_space else b""
+                lead = b" " if self._is_opening and member.leading_space else b""
                 history.append(lead + unit)
         step = Step(unit, BYTES.is_end(row), "", float(fused[row].log()), "ensemble", views)
         return self._emitted(step, fused, BYTES.unit, bytes)
@@ -663,7 +663,7 @@ class Request:
 
     @property
     def _merges_openings(self) -> bool:
-        return self._is_opening and len({m.opens_with_space for m in self.members}) > 1
+        return self._is_opening and len({m.leading_space for m in self.members}) > 1
 
     def _shown(self, unit: bytes) -> bytes:
         """A unit without the space that is only a way to open."""
@@ -671,14 +671,14 @@ class Request:
 
     def _usual_lead(self, member: int, unit: bytes) -> bytes:
         """The space this member's template puts before an answer, if this unit begins one."""
-        spaced = self._is_opening and self.members[member].opens_with_space
+        spaced = self._is_opening and self.members[member].leading_space
         return b" " if spaced and not unit.startswith(b" ") else b""
 
     def _fused_leads(self, unit: bytes) -> list[bytes]:
         """The space each member writes before an answer that opens with this unit."""
         count = len(self.members)
         if not self._merges_openings:
-            same = self._is_opening and self.members[0].opens_with_space and unit.startswith(b" ")
+            same = self._is_opening and self.members[0].leading_space and unit.startswith(b" ")
             return [b" " if same else b""] * count
         core = unit.removeprefix(b" ")
         if core.startswith(b" "):  # an indent, not a way to open
@@ -690,6 +690,6 @@ class Request:
                 view = self._openings[m]
                 likes_space = bool(view[spaced] > view[plain])
             else:
-                likes_space = self.members[m].opens_with_space
+                likes_space = self.members[m].leading_space
             leads.append(b" " if likes_space else b"")
         return leads

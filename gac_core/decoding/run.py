@@ -10,11 +10,11 @@ from typing import Final
 
 import torch
 
-from gac_core.chat.tools import CALL_OPENS
 from gac_core.decoding.detokenizer import StopMatcher, TextDecoder
 from gac_core.decoding.drafting import drafted
 from gac_core.decoding.request import Ask, Logits, Request
 from gac_core.errors import MethodError
+from gac_core.grammar.call_tags import CALL_OPENS
 from gac_core.methods import Decoder, Method
 from gac_core.outputs import FinishReason, MemberUsage, Outcome, Step, Usage
 
@@ -124,9 +124,9 @@ class Run:
         if self._stops.matched is not None:
             return "stop"
         if step.is_end:
-            return "length" if request.was_closed else "stop"
+            return "length" if request.was_truncated else "stop"
         if request.position >= request.sampling.max_new_tokens:
-            return "stop" if request.is_complete and not request.was_closed else "length"
+            return "stop" if request.is_complete and not request.was_truncated else "length"
         for member, history in zip(request.members, request.histories, strict=True):
             limit = member.scorer.context_size
             if limit is not None and not history.fits(limit):

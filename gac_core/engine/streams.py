@@ -91,7 +91,7 @@ class Stream:
             self._ticket.cancel()
 
 
-class Whole:
+class Completion:
     """A request whose steps are wanted all at once: its owner is woken only at the end."""
 
     def __init__(self, submit: Submit) -> None:

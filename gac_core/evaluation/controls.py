@@ -146,7 +146,7 @@ def _log_likelihoods(
     known = [Likelihood(prompt) for prompt in prompts]
     written = [[*p, *_own_ids(member, text)] for p, text in zip(prompts, texts, strict=True)]
     queries = [Query(ids, seen.last(ids)) for seen, ids in zip(known, written, strict=True)]
-    ends = sorted(member.speller.vocabulary.end_ids)
+    ends = sorted(member.tokenizer.vocabulary.end_ids)
     values = []
     # Without the memo: its rows are the engine's thread's, which may still be dropping some.
     for seen, ids, rows in zip(known, written, member.scorer.score(queries), strict=True):
@@ -159,5 +159,5 @@ def _log_likelihoods(
 
 def _own_ids(member: Member, text: str) -> list[int]:
     """An answer as the member would write it behind its prompt."""
-    lead = " " if member.opens_with_space and not text.startswith(" ") else ""
-    return member.speller.encode((lead + text).encode())
+    lead = " " if member.leading_space and not text.startswith(" ") else ""
+    return member.tokenizer.encode((lead + text).encode())

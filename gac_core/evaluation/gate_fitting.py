@@ -33,7 +33,7 @@ from gac_core.methods import register_method
 from gac_core.methods.gating import DEFAULT_THRESHOLD
 from gac_core.outputs import Step
 from gac_core.pocket import tasks
-from gac_core.tokens.union import Union
+from gac_core.tokens.union import UnionVocabulary
 
 COST: Final = 0.02
 _L2: Final = 1e-4  # on the weights of standardised features
@@ -83,7 +83,7 @@ def record_steps(request: Request) -> Generator[Ask | Step, Logits, None]:
         )
 
 
-def _agree(union: Union, row: int, other: int) -> bool:
+def _agree(union: UnionVocabulary, row: int, other: int) -> bool:
     """Whether two rows begin the same text, or are both the end."""
     if union.is_end(row) or union.is_end(other):
         return union.is_end(row) and union.is_end(other)
@@ -91,7 +91,7 @@ def _agree(union: Union, row: int, other: int) -> bool:
     return unit.startswith(another) or another.startswith(unit)
 
 
-def _mass(union: Union, probs: torch.Tensor, chosen: int) -> float:
+def _mass(union: UnionVocabulary, probs: torch.Tensor, chosen: int) -> float:
     """The probability of what agrees with a row, among that row and the most probable ones."""
     rows = {chosen, *probs.topk(min(_LOOKED_AT, len(probs))).indices.tolist()}
     return sum(float(probs[row]) for row in rows if _agree(union, row, chosen))

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 
 from gac_core.registry import register
-from gac_core.tokens.union import Union
+from gac_core.tokens.union import UnionVocabulary
 
 _UNITE_TOP: Final = 10
 _CORE_BETA: Final = 2.0
@@ -36,7 +36,7 @@ class Views:
     probs: torch.Tensor
     weights: torch.Tensor
     primary: int | None
-    union: Union
+    union: UnionVocabulary
     members: tuple[int, ...]
     first_pieces: Callable[[int], torch.Tensor]
     allowed: torch.Tensor | None = None
@@ -119,7 +119,7 @@ def core(views: Views) -> torch.Tensor:
     return fused
 
 
-def _begin_alike(union: Union, a: int, b: int) -> bool:
+def _begin_alike(union: UnionVocabulary, a: int, b: int) -> bool:
     if union.is_end(a) or union.is_end(b):
         return False
     one, other = union.unit(a), union.unit(b)

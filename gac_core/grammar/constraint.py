@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from gac_core.chat.tools import CALL_OPENS
 from gac_core.errors import ContextOverflowError, GrammarError
+from gac_core.grammar.call_tags import CALL_OPENS
 from gac_core.grammar.completion import short_end
 from gac_core.grammar.grammar import (
     OPTIONS,
@@ -27,7 +27,7 @@ from gac_core.grammar.grammar import (
     rest_of_json_text,
     shortest_match,
 )
-from gac_core.tokens.union import Union
+from gac_core.tokens.union import UnionVocabulary
 
 
 class GrammarEngine:
@@ -38,7 +38,7 @@ class GrammarEngine:
 
     """
 
-    def __init__(self, union: Union) -> None:
+    def __init__(self, union: UnionVocabulary) -> None:
         self.union = union
         self._first = union.vocabularies[union.primary]
         self._templates = lru_cache(maxsize=64)(self._template)

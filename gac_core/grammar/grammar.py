@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 
 from llguidance import LLMatcher, LLTokenizer
 
-from gac_core.chat.tools import CALL_CLOSES, CALL_OPENS
 from gac_core.errors import GrammarError
+from gac_core.grammar.call_tags import CALL_CLOSES, CALL_OPENS
 from gac_core.grammar.completion import short_end
 
 Kind = Literal["json_schema", "regex", "choice", "tools"]
@@ -289,7 +289,7 @@ _NAMED: Final = ("properties", "patternProperties", "$defs", "definitions")
 _LITERAL: Final = ("enum", "const", "default", "examples")
 
 
-def closed_schema(schema: Any) -> Any:
+def strict_schema(schema: Any) -> Any:
     """The schema, but an object has only the properties it names, where it names some.
 
     A schema that puts objects together (`allOf`, or `properties` beside `anyOf`) is left as it is,
@@ -335,7 +335,7 @@ def _arguments_schema(function: Mapping[str, Any]) -> dict[str, Any]:
         raise GrammarError(
             f"the parameters of {function['name']!r} must be an object, not {parameters['type']!r}"
         )
-    closed: dict[str, Any] = closed_schema({"type": "object", "properties": {}, **parameters})
+    closed: dict[str, Any] = strict_schema({"type": "object", "properties": {}, **parameters})
     return closed
 
 

@@ -75,7 +75,7 @@ class _Chunk:
 class _Layer(DynamicLayer):
     """Keys and values of one layer: (row capacity, heads, slots, width)."""
 
-    def __init__(self, memo: "KVMemo") -> None:
+    def __init__(self, memo: "KVCache") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._memo = memo
 
@@ -119,7 +119,7 @@ def _write_and_read(store: torch.Tensor, new: torch.Tensor, chunk: _Chunk) -> to
     return store[chunk.rows, :, : chunk.length]
 
 
-class KVMemo:
+class KVCache:
     """Keys and values of sequences, by key.
 
     Args:
@@ -387,7 +387,7 @@ def _trial_error(model: PreTrainedModel, config: Any) -> float:
     a = [(7 * i + 3) % vocabulary for i in range(longest)]
     b = [(5 * i + 1) % vocabulary for i in range(longest // 2)]
     rewritten = [*a[:-3], *((11 * i + 2) % vocabulary for i in range(3))]
-    memo = KVMemo(model, getattr(config, "max_position_embeddings", None))
+    memo = KVCache(model, getattr(config, "max_position_embeddings", None))
     worst = 0.0
     with torch.inference_mode():
         for sequences in ((a[:-1], b[:-1]), (rewritten, b)):

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from gac_core.errors import MemberError
-from gac_core.members.kv_cache import KVMemo, input_device, logits_of, why_not
+from gac_core.members.kv_cache import KVCache, input_device, logits_of, why_not
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Scorer:
         self.device = input_device(model)
         self.stats = ScorerStats()
         self._takes_logits_to_keep = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._shelves: dict[int, KVMemo] = {}  # by the longest sequence they are for
+        self._shelves: dict[int, KVCache] = {}  # by the longest sequence they are for
         self._places: dict[Hashable, int] = {}  # the shelf of each row
         self.has_memo = use_memo
         if use_memo and (reason := why_not(model)):
@@ -183,7 +183,7 @@ class Scorer:
             for i, query in enumerate(queries)
         ]
 
-    def _shelf(self, key: Hashable, length: int) -> KVMemo:
+    def _shelf(self, key: Hashable, length: int) -> KVCache:
         """The memo for sequences of about this length.
 
         All rows of a memo have room for its longest one, so a long prompt beside short chats would
@@ -200,7 +200,7 @@ class Scorer:
         if place is None:
             place = self._places[key] = needed
         if place not in self._shelves:
-            self._shelves[place] = KVMemo(self.model, self.context_size)
+            self._shelves[place] = KVCache(self.model, self.context_size)
         return self._shelves[place]
 
 

@@ -28,10 +28,10 @@ def chared(request: Request) -> Generator[Ask | Step, Logits, None]:
     states = [
         BytePaths(
             history,
-            member.speller,
+            member.tokenizer,
             most,
             context_size=member.scorer.context_size,
-            opens_with_space=request.is_chat and member.opens_with_space,
+            leading_space=request.is_chat and member.leading_space,
             allowed=None if request.constraint is None else request.constraint.allowed,
         )
         for member, history in zip(request.members, request.histories, strict=True)

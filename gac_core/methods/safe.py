@@ -21,7 +21,7 @@ from gac_core.fusion.rules import geometric
 from gac_core.members.local import Query
 from gac_core.methods.gating import is_sure
 from gac_core.outputs import Step
-from gac_core.tokens.union import Union
+from gac_core.tokens.union import UnionVocabulary
 
 _MAJORITY: Final = 0.5
 _LONGEST_UNIT: Final = 512  # bytes
@@ -211,7 +211,7 @@ def _fuse(request: Request, drafted: _Drafted, here: Mapping[int, _Place]) -> Fu
             return fused
 
 
-def gather_longer(probs: torch.Tensor, rows: Sequence[int], union: Union) -> torch.Tensor:
+def gather_longer(probs: torch.Tensor, rows: Sequence[int], union: UnionVocabulary) -> torch.Tensor:
     """The mass of every unit moved to the longest of some units that it begins with.
 
     Args:

@@ -6,7 +6,7 @@ tokens: a token gains `guidance` where its bytes stand, within `_WINDOW` bytes o
 a text that the member before found; an end gains it where such a text ends. Ours are also more than
 two members, who take their turns from the lightest weight to the heaviest, the primary last.
 
-Whole texts are searched, so all steps come at the end, and nothing can be drawn or held to a
+Completion texts are searched, so all steps come at the end, and nothing can be drawn or held to a
 grammar on the way.
 """
 
@@ -89,7 +89,7 @@ def _search(
     """A member's beam search, as transformers do it; the best texts it found, best first."""
     width = request.config.beams
     vocabulary = request.union.vocabularies[member]
-    opens_spaced = request.is_chat and request.members[member].opens_with_space
+    opens_spaced = request.is_chat and request.members[member].leading_space
     boost = math.exp(request.config.guidance)
     close = _closeness(vocabulary, guides, opens_spaced=opens_spaced)
     live, done = [Beam()], list[Beam]()

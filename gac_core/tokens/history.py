@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from copy import copy
 from typing import Self
 
-from gac_core.tokens.tokenizer import Speller
+from gac_core.tokens.tokenizer import ByteTokenizer
 
 
 class History:
@@ -17,7 +17,7 @@ class History:
 
     Args:
         prompt_ids: the member's prompt; never changed.
-        speller: how the member writes.
+        tokenizer: how the member writes.
         reencode: which way.
 
     Attributes:
@@ -26,11 +26,13 @@ class History:
 
     """
 
-    def __init__(self, prompt_ids: Sequence[int], speller: Speller, *, reencode: bool) -> None:
+    def __init__(
+        self, prompt_ids: Sequence[int], tokenizer: ByteTokenizer, *, reencode: bool
+    ) -> None:
         self.prompt_length = len(prompt_ids)
         self.answer = b""
         self._ids = list(prompt_ids)
-        self._speller = speller
+        self._tokenizer = tokenizer
         self._reencode = reencode
         self._met_foreign = False
         self._is_stale = False  # whether the answer must be encoded anew before it is read
@@ -46,7 +48,7 @@ class History:
         if self._is_stale:
             prompt, answer = self._ids[: self.prompt_length], self._ids[self.prompt_length :]
             known = answer if self._encoded else []  # what was appended before is no encoding
-            answer = self._speller.encode_longer(self.answer, self._encoded, known)
+            answer = self._tokenizer.encode_longer(self.answer, self._encoded, known)
             self._ids = [*prompt, *answer]
             self._encoded = self.answer
             self._is_stale = False
@@ -77,5 +79,5 @@ class History:
         if self._reencode and self._met_foreign:
             self._is_stale = True  # members that are not asked for a while are encoded once
         elif unit or token is not None:
-            own = self._speller.spell(unit) if token is None else (token,)
+            own = self._tokenizer.encode_unit(unit) if token is None else (token,)
             self._ids = [*self._ids, *own]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gac_core.errors import CannotSpellError
-from gac_core.tokens.tokenizer import Speller
+from gac_core.tokens.tokenizer import ByteTokenizer
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Overlap:
     words_alike: float | None
 
 
-def overlap(a: Speller, b: Speller, words: Iterable[str] = ()) -> Overlap:
+def overlap(a: ByteTokenizer, b: ByteTokenizer, words: Iterable[str] = ()) -> Overlap:
     """Compare two tokenizers.
 
     Args:
@@ -49,12 +49,12 @@ def overlap(a: Speller, b: Speller, words: Iterable[str] = ()) -> Overlap:
     )
 
 
-def _writes_alike(a: Speller, b: Speller, word: str) -> bool:
+def _writes_alike(a: ByteTokenizer, b: ByteTokenizer, word: str) -> bool:
     try:
         return _pieces(a, word) == _pieces(b, word)
     except CannotSpellError:
         return False
 
 
-def _pieces(speller: Speller, word: str) -> list[bytes]:
-    return [speller.vocabulary.token_bytes[i] for i in speller.encode(b" " + word.encode())]
+def _pieces(tokenizer: ByteTokenizer, word: str) -> list[bytes]:
+    return [tokenizer.vocabulary.token_bytes[i] for i in tokenizer.encode(b" " + word.encode())]

@@ -30,7 +30,7 @@ _SPACE_INSIDE: Final = re.compile(rb"[A-Za-z] ")
 _BLANKS: Final = ("a  b", "a\nb\n\nc", "\ta\t b", "a ", "if x:\n    y")
 
 
-class Speller:
+class ByteTokenizer:
     """How one member writes text.
 
     Args:
@@ -72,7 +72,7 @@ class Speller:
         ids = self._opening(text)
         if not self._is_text(ids):  # an unknown character, or markup that is a piece (Unigram)
             prefix = b" " if self._opens_with_space else b""
-            ids = self.cover(prefix + text.encode())
+            ids = self.encode_greedily(prefix + text.encode())
         return [*self.bos_ids, *ids]
 
     def encode(self, data: bytes) -> list[int]:
@@ -96,7 +96,7 @@ class Speller:
             if text:
                 ids.extend(self._encode_text(text))
             if broken:
-                ids.extend(self.cover(broken))
+                ids.extend(self.encode_greedily(broken))
         return ids
 
     def encode_longer(self, data: bytes, known: bytes, known_ids: Sequence[int]) -> list[int]:
@@ -124,7 +124,7 @@ class Speller:
         ids, data = self._going_on(text), text.encode()
         if self._is_text(ids) and self._bytes(ids) == data:
             return ids
-        return self.cover(data)
+        return self.encode_greedily(data)
 
     def _is_text(self, ids: Sequence[int]) -> bool:
         kinds = self.vocabulary.kinds
@@ -134,7 +134,7 @@ class Speller:
         tokens = self.vocabulary.token_bytes
         return b"".join([tokens[i] for i in ids])
 
-    def spell(self, unit: bytes) -> tuple[int, ...]:
+    def encode_unit(self, unit: bytes) -> tuple[int, ...]:
         """The ids of one unit: its own token if there is one, else the tokenizer's way."""
         ids = self._spelled.get(unit)
         if ids is None:
@@ -143,7 +143,7 @@ class Speller:
             self._spelled[unit] = ids
         return ids
 
-    def cover(self, data: bytes) -> list[int]:
+    def encode_greedily(self, data: bytes) -> list[int]:
         """Ids of the longest tokens that fit, from left to right.
 
         Raises:

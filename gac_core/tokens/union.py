@@ -16,13 +16,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from gac_core.tokens.tokenizer import Speller
+from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import NEVER_IN_TEXT, Kind, Vocabulary
 
 END = b""  # the unit that ends an answer stands for no bytes
 
 
-class Union:
+class UnionVocabulary:
     """The union vocabulary of several members and its maps.
 
     Args:
@@ -259,13 +259,13 @@ def _allowed(vocabulary: Vocabulary, unspellable: frozenset[int]) -> torch.Tenso
     )
 
 
-def check_spelling(spellers: Sequence[Speller]) -> None:
+def check_spelling(tokenizers: Sequence[ByteTokenizer]) -> None:
     """Refuse members that could not follow the others, unless all share one vocabulary.
 
     Raises:
         VocabularyError: a tokenizer can not spell ordinary text, or rewrites it.
 
     """
-    if not are_same_text([speller.vocabulary for speller in spellers]):
-        for speller in spellers:
-            speller.check()
+    if not are_same_text([tokenizer.vocabulary for tokenizer in tokenizers]):
+        for tokenizer in tokenizers:
+            tokenizer.check()

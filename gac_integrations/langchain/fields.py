@@ -26,7 +26,7 @@ class LangChainFields(EnsembleFields):
     def get_token_ids(self, text: str) -> list[int]:
         """The primary's ids of a text."""
         ensemble = self._ensemble
-        return ensemble.members[ensemble.primary].speller.encode_prompt(text)
+        return ensemble.members[ensemble.primary].tokenizer.encode_prompt(text)
 
     @property
     def _identifying_params(self) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
 
         For ``llama_index.core.set_global_tokenizer(llm.token_ids)``.
         """
-        return max((m.speller.encode_prompt(text) for m in self._ensemble.members), key=len)
+        return max((m.tokenizer.encode_prompt(text) for m in self._ensemble.members), key=len)
 
     def __getstate__(self) -> dict[Any, Any]:
         """The configuration; callbacks belong to a process."""

@@ -11,7 +11,7 @@ from gac_core import ConfigError, GacError, SamplingParams
 from gac_core.chat.response_format import AnswerForm
 from gac_core.engine.streams import AsyncStream, Stream
 from gac_core.ensemble import Prompt
-from gac_core.grammar.grammar import closed_schema
+from gac_core.grammar.grammar import strict_schema
 
 if TYPE_CHECKING:
     from gac_integrations.shared.fields import EnsembleFields
@@ -254,16 +254,16 @@ def response_schema(wanted: Any, to_schema: ToSchema) -> tuple[Mapping[str, Any]
         return None, False
     if kind == "json_object":
         described = wanted.get("schema")
-        return ({"type": "object"} if described is None else closed_schema(described)), False
+        return ({"type": "object"} if described is None else strict_schema(described)), False
     if kind == "json_schema":
         described = wanted.get("json_schema", wanted)
         schema = described.get("schema") if isinstance(described, Mapping) else None
         if not isinstance(schema, Mapping):
             raise ConfigError("response_format json_schema has no schema")
-        return closed_schema(schema), True
+        return strict_schema(schema), True
     if (schema := schema_in(wanted)) is not None:
-        return closed_schema(schema), True
+        return strict_schema(schema), True
     try:
-        return closed_schema(to_schema(wanted)), True
+        return strict_schema(to_schema(wanted)), True
     except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{wanted!r:.80} is no schema: {error}") from error

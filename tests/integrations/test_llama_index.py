@@ -213,8 +213,8 @@ def test_prompts_are_sized_by_the_smallest_member(llm: GaCLLM, ensemble: Ensembl
     assert GaCLLM(context_window=100).metadata.num_output == 99
     with make(["chatml", "byte_level"]) as tiny:
         assert 400 < GaCLLM(ensemble=tiny).metadata.context_window < 512
-    spellers = [member.speller for member in ensemble.members]
-    assert len(llm.token_ids(SUM)) == max(len(s.encode_prompt(SUM)) for s in spellers)
+    tokenizers = [member.tokenizer for member in ensemble.members]
+    assert len(llm.token_ids(SUM)) == max(len(s.encode_prompt(SUM)) for s in tokenizers)
 
 
 # ---------------------------------------------------------------- the engine behind it

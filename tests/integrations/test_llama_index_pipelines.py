@@ -205,8 +205,8 @@ class Scripted(GaCLLM):
         (member,) = self._ensemble.members
         script: dict[int, torch.Tensor] = member.scorer.model.script  # type: ignore[assignment]
         reply = self.replies.pop(0)
-        end = member.speller.vocabulary.end_ids
-        for place, token in enumerate([*member.speller.encode_prompt(reply), min(end)]):
+        end = member.tokenizer.vocabulary.end_ids
+        for place, token in enumerate([*member.tokenizer.encode_prompt(reply), min(end)]):
             logits = torch.full((member.scorer.model.config.vocab_size,), -30.0)
             logits[token] = 0.0
             script[len(ids) - 1 + place] = logits

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gac_core import CannotSpellError, RewritesTextError
-from gac_core.tokens.tokenizer import Speller
+from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import Kind, Vocabulary
 from tests.fakes import (
     CORPUS,
@@ -18,20 +18,20 @@ from tests.fakes import (
     tokenizer_of,
 )
 
-SPELLERS: dict[str, Speller] = {}
+TOKENIZERS: dict[str, ByteTokenizer] = {}
 
 
-def speller_of(name: str) -> Speller:
-    if name not in SPELLERS:
+def byte_tokenizer_of(name: str) -> ByteTokenizer:
+    if name not in TOKENIZERS:
         is_fake = name in FAMILIES
         tokenizer: Any = tokenizer_of(name) if is_fake else real_tokenizer(name)
         rows = None if is_fake else real_source(name)["model_vocab_size"]
-        SPELLERS[name] = Speller(tokenizer, Vocabulary.of(tokenizer, rows=rows))
-    return SPELLERS[name]
+        TOKENIZERS[name] = ByteTokenizer(tokenizer, Vocabulary.of(tokenizer, rows=rows))
+    return TOKENIZERS[name]
 
 
-def spelled(speller: Speller, ids: Any) -> bytes:
-    return b"".join(speller.vocabulary.token_bytes[i] for i in ids)
+def spelled(tokenizer: ByteTokenizer, ids: Any) -> bytes:
+    return b"".join(tokenizer.vocabulary.token_bytes[i] for i in ids)
 
 
 @given(
@@ -39,10 +39,14 @@ def spelled(speller: Speller, ids: Any) -> bytes:
     st.binary(max_size=30) | st.text(max_size=20).map(lambda t: t.encode(errors="replace")),
 )
 def test_any_bytes_are_spelled_exactly(family: str, data: bytes) -> None:
-    speller = speller_of(family)
-    for ids in (speller.encode(data), speller.cover(data), speller.spell(data)):
-        assert spelled(speller, ids) == data
-        assert all(speller.vocabulary.kinds[i] is Kind.TEXT for i in ids)
+    tokenizer = byte_tokenizer_of(family)
+    for ids in (
+        tokenizer.encode(data),
+        tokenizer.encode_greedily(data),
+        tokenizer.encode_unit(data),
+    ):
+        assert spelled(tokenizer, ids) == data
+        assert all(tokenizer.vocabulary.kinds[i] is Kind.TEXT for i in ids)
 
 
 WORDS = [
@@ -71,43 +75,43 @@ WORDS = [
     ),
 )
 def test_encoding_on_equals_encoding_anew(family: str, units: list[bytes]) -> None:
-    check_encoding_on(speller_of(family), units)
+    check_encoding_on(byte_tokenizer_of(family), units)
 
 
 @pytest.mark.real_tokenizers
 @pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
 def test_real_encoding_on_equals_encoding_anew(name: str) -> None:
-    speller = speller_of(name)
-    assert speller._words_stand_alone
+    tokenizer = byte_tokenizer_of(name)
+    assert tokenizer._words_stand_alone
     rng = random.Random(name)
     text = " ".join(CORPUS).encode()
     for _ in range(40):
         cuts = sorted(rng.sample(range(len(text)), 30))
-        check_encoding_on(speller, [text[a:b] for a, b in itertools.pairwise(cuts)])
+        check_encoding_on(tokenizer, [text[a:b] for a, b in itertools.pairwise(cuts)])
 
 
-def check_encoding_on(speller: Speller, units: list[bytes]) -> None:
+def check_encoding_on(tokenizer: ByteTokenizer, units: list[bytes]) -> None:
     known, ids = b"", list[int]()
     for unit in units:
         data = known + unit
-        ids = speller.encode_longer(data, known, ids)
-        assert ids == speller.encode(data)
+        ids = tokenizer.encode_longer(data, known, ids)
+        assert ids == tokenizer.encode(data)
         known = data
 
 
 def test_encoding_on_does_not_read_the_whole_text_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    speller = speller_of("byte_level")
+    tokenizer = byte_tokenizer_of("byte_level")
     text = b"Hello world and so on" * 200
-    ids = speller.encode(text)
+    ids = tokenizer.encode(text)
     read: list[int] = []
-    encode = speller.encode
+    encode = tokenizer.encode
 
     def counting(data: bytes) -> list[int]:
         read.append(len(data))
         return encode(data)
 
-    monkeypatch.setattr(speller, "encode", counting)
-    speller.encode_longer(text + b" it", text, ids)
+    monkeypatch.setattr(tokenizer, "encode", counting)
+    tokenizer.encode_longer(text + b" it", text, ids)
     assert sum(read) < 20
 
 
@@ -115,7 +119,7 @@ def test_encoding_on_does_not_read_the_whole_text_again(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("text", CORPUS[:6])
 def test_byte_level_continuations_are_what_the_tokenizer_writes(family: str, text: str) -> None:
     tokenizer = tokenizer_of(family)
-    assert speller_of(family).encode(text.encode()) == tokenizer.encode(
+    assert byte_tokenizer_of(family).encode(text.encode()) == tokenizer.encode(
         text, add_special_tokens=False
     )
 
@@ -124,32 +128,32 @@ def test_byte_level_continuations_are_what_the_tokenizer_writes(family: str, tex
 @pytest.mark.parametrize("text", [" Hello world", " Paris; the capital"])
 def test_no_dummy_prefix_in_a_continuation(family: str, text: str) -> None:
     """ "Hello" goes on without a space, " Hello" with one, as the tokenizer's own tokens."""
-    speller, tokenizer = speller_of(family), tokenizer_of(family)
-    assert speller.encode(text.encode()) == tokenizer.encode(text[1:], add_special_tokens=False)
-    assert spelled(speller, speller.encode(text[1:].encode())) == text[1:].encode()
+    ours, theirs = byte_tokenizer_of(family), tokenizer_of(family)
+    assert ours.encode(text.encode()) == theirs.encode(text[1:], add_special_tokens=False)
+    assert spelled(ours, ours.encode(text[1:].encode())) == text[1:].encode()
 
 
 @pytest.mark.real_tokenizers
 @pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
 def test_real_spelling(name: str) -> None:
-    speller, tokenizer = speller_of(name), real_tokenizer(name)
-    speller.check()
+    ours, theirs = byte_tokenizer_of(name), real_tokenizer(name)
+    ours.check()
     for text in [*CORPUS[:6], "\n\nfoo", "e\u0301", "</s><|im_end|>[INST]<|eot_id|>"]:
-        assert spelled(speller, speller.encode(text.encode())) == text.encode()
+        assert spelled(ours, ours.encode(text.encode())) == text.encode()
     for text in CORPUS[:6]:
-        assert speller.encode_prompt(text) == tokenizer.encode(text)
+        assert ours.encode_prompt(text) == theirs.encode(text)
         half = text.encode()[:-3]
-        assert spelled(speller, speller.encode(half)) == half
+        assert spelled(ours, ours.encode(half)) == half
 
 
 @pytest.mark.real_tokenizers
 @pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
 def test_control_tokens_in_a_raw_prompt_stay_text(name: str) -> None:
-    speller, tokenizer = speller_of(name), real_tokenizer(name)
-    typed = " ".join(t.content for t in tokenizer.added_tokens_decoder.values())
-    kinds = speller.vocabulary.kinds
-    ids = speller.encode_prompt(typed)
-    bos = speller.bos_ids
+    ours, theirs = byte_tokenizer_of(name), real_tokenizer(name)
+    typed = " ".join(t.content for t in theirs.added_tokens_decoder.values())
+    kinds = ours.vocabulary.kinds
+    ids = ours.encode_prompt(typed)
+    bos = ours.bos_ids
     assert ids[: len(bos)] == bos
     assert len(bos) == (name in ("llama2", "mistral_v3", "phi3"))
     assert all(kinds[i] is Kind.TEXT for i in ids[len(bos) :])
@@ -158,15 +162,15 @@ def test_control_tokens_in_a_raw_prompt_stay_text(name: str) -> None:
 @pytest.mark.real_tokenizers
 def test_unfit_tokenizers_are_refused_with_the_reason() -> None:
     with pytest.raises(RewritesTextError, match="'Hello World' as ' hello world'"):
-        speller_of("albert").check()
+        byte_tokenizer_of("albert").check()
     with pytest.raises(CannotSpellError, match="153 of the bytes"):
-        speller_of("t5").check()
+        byte_tokenizer_of("t5").check()
     with pytest.raises(CannotSpellError, match="0x03, 0x04, 0x05, 0x0B"):
-        speller_of("falcon").check()
+        byte_tokenizer_of("falcon").check()
 
 
 def test_missing_bytes_are_named() -> None:
-    whole = speller_of("byte_level").vocabulary
+    whole = byte_tokenizer_of("byte_level").vocabulary
     without = Vocabulary(
         tuple(b"" if t == b"\x07" else t for t in whole.token_bytes),
         tuple(
@@ -174,8 +178,8 @@ def test_missing_bytes_are_named() -> None:
             for t, k in zip(whole.token_bytes, whole.kinds, strict=True)
         ),
     )
-    speller = Speller(tokenizer_of("byte_level"), without)
+    tokenizer = ByteTokenizer(tokenizer_of("byte_level"), without)
     with pytest.raises(CannotSpellError, match="0x07"):
-        speller.check()
+        tokenizer.check()
     with pytest.raises(CannotSpellError, match="0x07"):
-        speller.encode(b"a\x07")
+        tokenizer.encode(b"a\x07")
