@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
-    from gac_core.decoding.request import Ask, Fused, Request
+    from gac_core.decoding.mixing import Fused
+    from gac_core.decoding.request import Request
     from gac_core.engine.streams import AsyncStream, Stream
     from gac_core.ensemble import Ensemble
     from gac_core.errors import (
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
         RewritesTextError,
         VocabularyError,
     )
-    from gac_core.fusion.rules import Views, register_fusion
+    from gac_core.fusion.rules import Views
+    from gac_core.fusion.weighting import Weighting
     from gac_core.grammar.grammar import Grammar
-    from gac_core.members.local import Query
-    from gac_core.methods import register_method
+    from gac_core.members.base import Ask, Query, Scored, Scorer
+    from gac_core.method_specs import MethodOptions, MethodSpec
     from gac_core.outputs import MemberUsage, MemberView, Outcome, Output, Step, Usage
+    from gac_core.registry import register_fusion, register_method, register_weighting
 
 __version__ = "0.1.0"
 
@@ -52,6 +55,8 @@ __all__ = [
     "MemberUsage",
     "MemberView",
     "MethodError",
+    "MethodOptions",
+    "MethodSpec",
     "NonFiniteLogitsError",
     "Outcome",
     "Output",
@@ -60,13 +65,17 @@ __all__ = [
     "Request",
     "RewritesTextError",
     "SamplingParams",
+    "Scored",
+    "Scorer",
     "Step",
     "Stream",
     "Usage",
     "Views",
     "VocabularyError",
+    "Weighting",
     "register_fusion",
     "register_method",
+    "register_weighting",
 ]
 
 # torch and transformers take seconds to import: only who uses a name pays for it.
@@ -89,11 +98,14 @@ _HOMES = {
         "RewritesTextError",
         "VocabularyError",
     ),
-    "gac_core.fusion.rules": ("Views", "register_fusion"),
+    "gac_core.fusion.rules": ("Views",),
+    "gac_core.fusion.weighting": ("Weighting",),
     "gac_core.grammar.grammar": ("Grammar",),
-    "gac_core.methods": ("register_method",),
-    "gac_core.decoding.request": ("Ask", "Fused", "Request"),
-    "gac_core.members.local": ("Query",),
+    "gac_core.decoding.mixing": ("Fused",),
+    "gac_core.decoding.request": ("Request",),
+    "gac_core.members.base": ("Ask", "Query", "Scored", "Scorer"),
+    "gac_core.method_specs": ("MethodOptions", "MethodSpec"),
+    "gac_core.registry": ("register_fusion", "register_method", "register_weighting"),
     "gac_core.outputs": ("MemberUsage", "MemberView", "Outcome", "Output", "Step", "Usage"),
     "gac_core.engine.streams": ("AsyncStream", "Stream"),
 }

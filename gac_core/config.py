@@ -1,51 +1,28 @@
 """What can be set, checked as it is set: members, fusion, gate, sampling; YAML in and out."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from gac_core.errors import ConfigError
+from gac_core.errors import ConfigError, one_line
 from gac_core.grammar.grammar import Grammar
-from gac_core.registry import find
+from gac_core.method_specs import PRESETS, Checked, MethodOptions, RelativePath
+from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
 
 MAX_SEED: Final = 2**63 - 1
 
 
-class _Checked(BaseModel):
-    """Frozen, and an unknown name is an error.
-
-    The constructors raise pydantic's `ValidationError`, `of` the same as one-line `ConfigError`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Self:
-        """The model of these values.
-
-        Raises:
-            ConfigError: a name is unknown or a value out of range, each named.
-
-        """
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            known = ", ".join(cls.model_fields)
-            lines = []
-            for problem in error.errors():
-                where = ".".join(str(part) for part in problem["loc"]) or cls.__name__
-                if problem["type"] == "extra_forbidden":
-                    lines.append(f"{where}: unknown option; {cls.__name__} has: {known}")
-                elif problem["type"] == "value_error":
-                    lines.append(problem["msg"].removeprefix("Value error, "))
-                else:
-                    lines.append(f"{where}: {problem['msg']}, got {problem['input']!r}")
-            raise ConfigError("; ".join(lines)) from error
-
-
-class SamplingParams(_Checked):
+class SamplingParams(Checked):
     """How one answer is drawn and when it ends."""
 
     max_new_tokens: int = Field(256, ge=1, description="steps at most, the end included")
@@ -82,7 +59,7 @@ class SamplingParams(_Checked):
         return values
 
 
-class MemberConfig(_Checked):
+class MemberConfig(Checked):
     """One model and where it runs."""
 
     model: str = Field(description="a hub name or a folder")
@@ -122,78 +99,35 @@ class MemberConfig(_Checked):
         return self
 
 
-METHODS: Final = ("every_step", "cascade", "safe", "chared", "twist", "co_llm")
+class EnsembleConfig(Checked):
+    """Which models write together, and how.
 
-PRESETS: Final[dict[str, dict[str, str]]] = {  # names in the field for ways to fuse at every step
-    "unite": {"fusion": "unite"},
-    "geometric": {"fusion": "geometric"},
-    "core": {"fusion": "core"},
-    "packllm": {"weighting": "prompt"},
-    "posterior": {"weighting": "posterior"},
-    "entropy": {"weighting": "entropy"},
-    "mod": {"fusion": "mean", "weighting": "fixed", "history": "append"},
-}
-
-_ONLY_FOR: Final = {  # what no other method would listen to
-    "threshold": ("cascade", "safe", "co_llm"),
-    "block": ("safe",),
-    "sharpen": ("safe",),
-    "paths": ("chared",),
-    "rounds": ("twist",),
-    "beams": ("twist",),
-    "guidance": ("twist",),
-    "gate": ("co_llm",),
-}
-_NOT_SCORED: Final = ("safe", "chared")
-_NOT_FOR: Final = {
-    "fusion": ("chared", "twist"),
-    "weighting": ("twist",),
-    "history": ("chared", "twist"),
-    "draft": ("safe", "chared", "twist"),
-}
-
-
-class EnsembleConfig(_Checked):
-    """Which models write together, and how."""
+    The options that only one method has stand beside the others: ``method="safe", block=3``. They
+    are kept in `options`, and can be read as attributes.
+    """
 
     members: tuple[MemberConfig, ...] = Field(min_length=1)
     method: str = Field(
         "every_step",
-        description=f"{', '.join(METHODS)}; one of the presets {', '.join(PRESETS)}; or one that "
-        "was registered",
+        description=f"{', '.join(METHODS.builtin)}; one of the presets {', '.join(PRESETS)}; or "
+        "one that was registered",
     )
     fusion: str = Field(
         "mean",
         description="mean, geometric, unite or core, or one that was registered: how distributions "
         "become one",
     )
-    weighting: Literal["fixed", "prompt", "posterior", "entropy"] = Field(
+    weighting: str = Field(
         "fixed",
-        description="fixed; or weights by how well members predict the prompt, the text so far, or "
-        "how sure they are of the next unit",
+        description="fixed; or weights by how well members predict the prompt, posterior: the text "
+        "so far, or entropy: how sure they are of the next unit; or one that was registered",
     )
     temper: float = Field(
         1.0, ge=0.0, description="weighting: the exponent of that evidence; 0 is fixed"
     )
-    threshold: float | None = Field(
-        None,
-        ge=0.0,
-        description="cascade: the primary decides alone above this probability, 0.5 if left out; "
-        "safe: it is not questioned above this one; co_llm: the others are asked above this one",
+    options: SerializeAsAny[MethodOptions] = Field(
+        default_factory=MethodOptions, description="those that only the method has", exclude=True
     )
-    block: int = Field(5, ge=1, le=64, description="safe: tokens the primary drafts at a time")
-    sharpen: Literal["geometric", "prefix", "none"] = Field(
-        "geometric", description="safe: what is done about a fused distribution without a majority"
-    )
-    paths: Annotated[int, Field(ge=1, le=64)] | Literal["top"] = Field(
-        "top", description="chared: tokenisations of the text kept per member; top is 1"
-    )
-    rounds: int = Field(1, ge=1, description="twist: turns of every member")
-    beams: int = Field(1, ge=1, le=16, description="twist: width of each beam search")
-    guidance: float = Field(
-        0.3, ge=0.0, description="twist: how much a unit gains for being in the others' texts"
-    )
-    gate: str | None = Field(None, description="co_llm: a file that `gac fit-gate` wrote")
     draft: str | int | None = Field(
         None,
         description="write ahead to save time, with the same text: ngrams (of prompt and answer), "
@@ -208,14 +142,27 @@ class EnsembleConfig(_Checked):
 
     @model_validator(mode="before")
     @classmethod
-    def _expand_preset(cls, values: Any) -> Any:
-        preset = PRESETS.get(str(values.get("method"))) if isinstance(values, dict) else None
-        if preset is None:
+    def _from_flat(cls, values: Any) -> Any:
+        """A preset is what it stands for; the method's own options go to its model."""
+        if not isinstance(values, dict) or not isinstance(values.get("method", ""), str):
             return values
-        for name, value in preset.items():
-            if values.get(name, value) != value:
-                raise ValueError(f"method {values['method']} is {name} {value}; drop one of them")
-        return {**values, **preset, "method": "every_step"}
+        values = _expanded(values)
+        method = values.get("method", "every_step")
+        model = METHODS.get(method).options
+        given = values.get("options") or {}
+        own = dict(given) if isinstance(given, dict) else given.model_dump()
+        own |= {name: value for name, value in values.items() if name in model.model_fields}
+        others = {name: value for name, value in values.items() if name not in own}
+        for name in sorted(others.keys() - cls.model_fields.keys()):
+            if owners := _methods_with(name):
+                raise ValueError(f"{name} needs method {' or '.join(owners)}, not {method}")
+        return {**others, "options": model.of(own)}
+
+    @classmethod
+    def _option_names(cls, values: dict[str, Any]) -> list[str]:
+        method = PRESETS.get(str(values.get("method"))) or values.get("method", "every_step")
+        own = METHODS.get(method).options.model_fields if isinstance(method, str) else {}
+        return [*(name for name in cls.model_fields if name != "options"), *own]
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -224,62 +171,105 @@ class EnsembleConfig(_Checked):
             raise ValueError(
                 f"primary is {self.primary}, but there are {count} members (0 to {count - 1})"
             )
-        weights = self.weights
-        if not sum(weights) > 0:
+        if not self.used:
             raise ValueError("all weights are 0; give at least one member a positive weight")
-        if weights[self.primary] == 0:
+        if self.primary not in self.used:
             raise ValueError(
                 f"the primary (member {self.primary}) has weight 0; choose another primary"
             )
         given = [m.name for m in self.members if m.name is not None]
         if len(set(given)) < len(given):
             raise ValueError(f"two members have the same name: {given}")
+        self._check_draft()
         self._check_method()
         return self
 
-    def _check_method(self) -> None:
-        if self.method not in METHODS or self.fusion != "mean":
-            _check_registered(self.method, self.fusion)
-        for name, methods in _ONLY_FOR.items():
-            is_own = self.method not in METHODS  # somebody's own method may listen to all
-            if name in self.changed and self.method not in methods and not is_own:
-                raise ValueError(f"{name} needs method {' or '.join(methods)}, not {self.method}")
-        for name, methods in _NOT_FOR.items():
-            if name in self.changed and self.method in methods:
-                raise ValueError(f"{name} means nothing to method {self.method}; leave it out")
-        if "temper" in self.changed and self.weighting == "fixed":
-            raise ValueError("temper needs weighting prompt, posterior or entropy")
-        if self.method in _NOT_SCORED and self.weighting == "posterior":
-            raise ValueError(
-                f"method {self.method} takes weighting fixed, prompt or entropy, since its members "
-                "do not read the text token by token"
-            )
-        if self.method == "co_llm" and self.gate is None:
-            raise ValueError("method co_llm needs gate, a file that `gac fit-gate` writes")
+    def _check_draft(self) -> None:
         if self.draft is None:
             if "draft_length" in self.changed:
                 raise ValueError("draft_length needs draft")
         elif isinstance(self.draft, str):
             if self.draft != "ngrams":
                 raise ValueError(f"draft is ngrams or the index of a member, not {self.draft!r}")
-        elif not 0 <= self.draft < len(self.members) or self.weights[self.draft] == 0:
+        elif self.draft not in self.used:
             raise ValueError(f"draft is {self.draft}, which is no member with a positive weight")
+
+    def _check_method(self) -> None:
+        spec = METHODS.get(self.method)
+        for name in spec.ignores:
+            if name in self.changed:
+                raise ValueError(f"{name} means nothing to method {self.method}; leave it out")
+        if self.fusion not in FUSIONS.builtin:
+            FUSIONS.get(self.fusion)
+        if self.weighting == "fixed":
+            if "temper" in self.changed:
+                raise ValueError("temper needs weighting prompt, posterior or entropy")
+        elif WEIGHTINGS.get(self.weighting).reads_text and not spec.scores_text:
+            raise ValueError(
+                f"method {self.method} takes weighting fixed, prompt or entropy, since its members "
+                "do not read the text token by token"
+            )
+
+    @model_serializer(mode="wrap")
+    def _flatten_options(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        own = self.options.model_dump(mode=info.mode, exclude_defaults=info.exclude_defaults)
+        return {**handler(self), **own}
+
+    if TYPE_CHECKING:  # the names of a method's options are known at run time only
+
+        def __init__(self, **values: Any) -> None: ...
+
+    else:
+
+        def __getattr__(self, name: str) -> Any:
+            """An option of the method."""
+            if name in type(options := self.__dict__.get("options", self)).model_fields:
+                return getattr(options, name)
+            return super().__getattr__(name)
 
     @property
     def changed(self) -> frozenset[str]:
-        """The names of the options that differ from their defaults."""
-        fields = type(self).model_fields
-        return frozenset(
-            name
-            for name in fields
-            if name != "members" and getattr(self, name) != fields[name].default
-        )
+        """The names of the options that differ from their defaults, those of the method too."""
+        return (super().changed | self.options.changed) - {"members", "options"}
 
-    def with_method(self, method: str, **options: Any) -> "EnsembleConfig":
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weight of each member, as given; 1 where none was."""
+        return tuple(1.0 if m.weight is None else m.weight for m in self.members)
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """The indices of the members that take part: those with a positive weight."""
+        return tuple(index for index, weight in enumerate(self.weights) if weight > 0)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each member's name: the one given, or the end of its model's path, made unique."""
+        return tuple(member_names(self.members))
+
+    def active(self) -> Self:
+        """The same ensemble without members of weight 0: what all that follows works with.
+
+        Members are named, weights sum to 1, and `primary` and `draft` are indices among those that
+        are left.
+        """
+        total = sum(self.weights)
+        members = tuple(
+            self.members[i].model_copy(
+                update={"name": self.names[i], "weight": self.weights[i] / total}
+            )
+            for i in self.used
+        )
+        draft = self.used.index(self.draft) if isinstance(self.draft, int) else self.draft
+        primary = self.used.index(self.primary)
+        return self.model_copy(update={"members": members, "primary": primary, "draft": draft})
+
+    def with_method(self, method: str, **options: Any) -> Self:
         """The same ensemble by another method or preset.
 
-        Options that mean nothing to it are left out, and so is what another method understands in
-        its own way (threshold).
+        Options that mean nothing to it are left out, and so are those of the method before.
 
         Args:
             method: its name.
@@ -291,27 +281,25 @@ class EnsembleConfig(_Checked):
         """
         preset = PRESETS.get(method, {})
         base = "every_step" if preset else method
+        spec = METHODS.get(base)
         kept = {
             name: getattr(self, name)
-            for name in self.changed - {"method", *preset}
-            if (name not in _ONLY_FOR or base == self.method) and base not in _NOT_FOR.get(name, ())
+            for name in self.changed - {"method", *preset, *spec.ignores}
+            if name in type(self).model_fields or base == self.method
         }
-        if base in _NOT_SCORED and kept.get("weighting") == "posterior":
+        weighting = {**kept, **preset}.get("weighting", "fixed")
+        if not spec.scores_text and WEIGHTINGS.get(weighting).reads_text:
             del kept["weighting"]
+            weighting = "fixed"
         if "draft" not in kept:
             kept.pop("draft_length", None)
-        if {**kept, **preset}.get("weighting", "fixed") == "fixed":
+        if weighting == "fixed":
             kept.pop("temper", None)
         return self.of({"members": self.members, "method": method, **kept, **options})
 
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """The weight of each member, as given; 1 where none was."""
-        return tuple(1.0 if m.weight is None else m.weight for m in self.members)
-
     @classmethod
-    def from_yaml(cls, path: str | Path) -> "EnsembleConfig":
-        """Read a YAML file; relative folders and gates are relative to the file.
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Read a YAML file; folders and files in it are relative to where it is.
 
         Raises:
             ConfigError: there is no such file, it is no YAML, or an option is wrong.
@@ -323,8 +311,7 @@ class EnsembleConfig(_Checked):
         except FileNotFoundError as error:
             raise ConfigError(f"there is no file {path}; `gac config` writes one") from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            problem = " ".join(str(error).split())
-            raise ConfigError(f"{path} can not be read as YAML: {problem}") from error
+            raise ConfigError(f"{path} can not be read as YAML: {one_line(error)}") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{path} must hold a mapping with members, not {values!r}")
         try:
@@ -337,8 +324,14 @@ class EnsembleConfig(_Checked):
             else m
             for m in config.members
         )
-        gate = config.gate and str(path.parent / config.gate)  # an absolute path stays as it is
-        return config.model_copy(update={"members": members, "gate": gate})
+        options = config.options
+        named = {
+            name: str(path.parent / value)  # an absolute path stays as it is
+            for name, field in type(options).model_fields.items()
+            if RelativePath in field.metadata and (value := getattr(options, name)) is not None
+        }
+        options = options.model_copy(update=named)
+        return config.model_copy(update={"members": members, "options": options})
 
     def to_yaml(self) -> str:
         """The options that differ from their defaults, as YAML."""
@@ -347,13 +340,32 @@ class EnsembleConfig(_Checked):
         )
 
 
-def _check_registered(method: str, fusion: str) -> None:
-    # Imported here: torch comes with them, and most mistakes are found without.
-    from gac_core import methods
-    from gac_core.fusion import rules
+def member_names(members: Sequence[MemberConfig]) -> list[str]:
+    """Each member's name: the one given, or the end of its model's path, made unique."""
+    names: list[str] = []
+    taken = {member.name for member in members if member.name}
+    for member in members:
+        name = member.name or Path(member.model).name or member.model
+        if not member.name:
+            unique, count = name, 2
+            while unique in taken or unique in names:
+                unique, count = f"{name}-{count}", count + 1
+            name = unique
+        names.append(name)
+    return names
 
-    try:
-        find(methods.METHODS, "method", method, PRESETS)
-        find(rules.RULES, "fusion", fusion)
-    except ConfigError as error:
-        raise ValueError(str(error)) from error
+
+def _expanded(values: dict[str, Any]) -> dict[str, Any]:
+    """Options with a preset as the method, as those it stands for."""
+    preset = PRESETS.get(values.get("method", ""))
+    if preset is None:
+        return values
+    for name, value in preset.items():
+        if values.get(name, value) != value:
+            raise ValueError(f"method {values['method']} is {name} {value}; drop one of them")
+    return {**values, **preset, "method": "every_step"}
+
+
+def _methods_with(option: str) -> list[str]:
+    """The methods that have an option of this name."""
+    return [n for n in METHODS.names if option in METHODS.get(n).options.model_fields]

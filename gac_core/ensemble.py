@@ -13,20 +13,18 @@ from typing import Any, Final, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gac_core.chat.prompt import Message, check_text, render_prompt
+from gac_core.chat.prompt import Prompt
 from gac_core.config import MAX_SEED, EnsembleConfig, MemberConfig, SamplingParams
-from gac_core.decoding.request import Member, Request
 from gac_core.decoding.run import Sink
-from gac_core.engine.engine import OnError, Ticket
+from gac_core.engine.job import Job, OnError
 from gac_core.engine.streams import AsyncStream, Completion, Stream
-from gac_core.errors import CannotSpellError, ConfigError, EngineClosedError, PromptError
-from gac_core.members.loading import Loaded, member_names
-from gac_core.methods import check
+from gac_core.errors import ConfigError, EngineClosedError, PromptError
+from gac_core.members.base import Member, Scorer
+from gac_core.members.loading import Loaded, load_members
+from gac_core.method_specs import MethodSpec
 from gac_core.outputs import Output
-from gac_core.runtime import Assembly, config_of, fitted, load_used
+from gac_core.runtime import Runtime
 from gac_core.tokens.union import UnionVocabulary
-
-Prompt = str | Sequence[Message]
 
 POCKET_MEMBERS: Final = ("ada", "bo", "cy")
 
@@ -52,15 +50,21 @@ class Ensemble:
     """
 
     def __init__(
-        self, config: EnsembleConfig, load: Callable[[], Sequence[Loaded]], *, lazy: bool = False
+        self,
+        config: EnsembleConfig,
+        load: Callable[[], Sequence[Loaded]],
+        *,
+        lazy: bool = False,
+        spec: MethodSpec | None = None,
     ) -> None:
         self.config = config
         self._load = load
-        self._parts: Assembly | None = None
-        self._parts_lock = threading.Lock()
+        self._spec = spec
+        self._runtime: Runtime | None = None
+        self._runtime_lock = threading.Lock()
         self._is_closed = False
         if not lazy:
-            self._loaded()
+            _ = self.runtime
 
     # ------------------------------------------------ making one
 
@@ -80,8 +84,8 @@ class Ensemble:
         ]
         if options.get("method") == "co_llm" and options.get("primary", 0) == 0:
             options = {"gate": str(POCKET_GATE), **options}
-        config = config_of(members, options)
-        return cls(config, partial(load_used, config, progress=False), lazy=lazy)
+        config = _config_of(members, options)
+        return cls(config, _loader(config, progress=False), lazy=lazy)
 
     @classmethod
     def from_pretrained(
@@ -124,8 +128,8 @@ class Ensemble:
             raise ConfigError("models must be a list of folders or hub names, one or more")
         placed = {"device": device, "device_map": device_map, "max_memory": max_memory}
         members = [MemberConfig.of({"model": str(m), "dtype": dtype, **placed}) for m in models]
-        config = config_of(members, {"weights": weights, **options})
-        return cls(config, partial(load_used, config, progress=progress), lazy=lazy)
+        config = _config_of(members, {"weights": weights, **options})
+        return cls(config, _loader(config, progress=progress), lazy=lazy)
 
     @classmethod
     def from_config(
@@ -151,12 +155,12 @@ class Ensemble:
             config = EnsembleConfig.of(config)
         elif not isinstance(config, EnsembleConfig):
             config = EnsembleConfig.from_yaml(config)
-        return cls(config, partial(load_used, config, progress=progress), lazy=lazy)
+        return cls(config, _loader(config, progress=progress), lazy=lazy)
 
     @classmethod
     def from_models(
         cls,
-        models: Sequence[tuple[PreTrainedModel, PreTrainedTokenizerBase]],
+        models: Sequence[tuple[PreTrainedModel | Scorer, PreTrainedTokenizerBase]],
         *,
         names: Sequence[str] | None = None,
         weights: Sequence[float] | None = None,
@@ -165,7 +169,8 @@ class Ensemble:
         """Put models together that are loaded already.
 
         Args:
-            models: (model, tokenizer) pairs; the models are put in evaluation mode.
+            models: (model, tokenizer) pairs; models are put in evaluation mode. Whatever keeps the
+                `Scorer` protocol may stand in a model's place.
             names: one per model.
             weights: one per model; all equal by default.
             options: of `EnsembleConfig`.
@@ -177,22 +182,23 @@ class Ensemble:
             if not (
                 isinstance(item, (tuple, list))
                 and len(item) == 2
-                and isinstance(item[0], PreTrainedModel)
+                and isinstance(item[0], (PreTrainedModel, Scorer))
                 and isinstance(item[1], PreTrainedTokenizerBase)
             ):
-                raise ConfigError(f"models must be (model, tokenizer) pairs, not {item!r:.80}")
-        paths = [model.name_or_path or "model" for model, _ in models]
+                raise ConfigError(
+                    f"models must be (model or scorer, tokenizer) pairs, not {item!r:.80}"
+                )
         members = [
-            MemberConfig.of({"model": path, "name": names[i] if names else None})
-            for i, path in enumerate(paths)
+            MemberConfig.of({"model": _path_of(model), "name": names[i] if names else None})
+            for i, (model, _) in enumerate(models)
         ]
-        config = config_of(members, {"weights": weights, **options})
-        shown = member_names(config.members)
-        loaded = [
-            Loaded(shown[i], model.eval(), tokenizer)
-            for i, (model, tokenizer) in enumerate(models)
-            if config.weights[i] > 0
-        ]
+        config = _config_of(members, {"weights": weights, **options})
+        loaded = []
+        for i in config.used:
+            model, tokenizer = models[i]
+            if isinstance(model, PreTrainedModel):
+                model.eval()
+            loaded.append(Loaded(config.names[i], model, tokenizer))
         return cls(config, lambda: loaded)
 
     # ------------------------------------------------ using it
@@ -271,15 +277,31 @@ class Ensemble:
             grammars: also what grammars need, which takes a second for large vocabularies.
 
         """
-        if self._parts is None:
-            await asyncio.to_thread(self._loaded)
-        if grammars and not self._loaded().grammars.is_prepared:
-            await asyncio.to_thread(self._loaded().grammars.prepare)
+        if self._runtime is None:
+            await asyncio.to_thread(lambda: self.runtime)
+        if grammars and not self.runtime.grammars.is_prepared:
+            await asyncio.to_thread(self.runtime.grammars.prepare)
+
+    @property
+    def runtime(self) -> Runtime:
+        """What answers requests; loaded if it was not yet.
+
+        Raises:
+            EngineClosedError: the ensemble was closed.
+
+        """
+        with self._runtime_lock:
+            if self._is_closed:
+                raise EngineClosedError("the ensemble is closed; load it again")
+            if self._runtime is None:
+                self._runtime = Runtime(self.config.active(), self._load(), self._spec)
+                self._finalizer = weakref.finalize(self, self._runtime.engine.stop)
+            return self._runtime
 
     @property
     def primary(self) -> int:
         """The index in `members` of the one a cascade asks first, whose tokens usage counts."""
-        return self._loaded().settings.primary
+        return self.runtime.union.primary
 
     @property
     def is_closed(self) -> bool:
@@ -289,12 +311,12 @@ class Ensemble:
     @property
     def members(self) -> tuple[Member, ...]:
         """The members that take part, loaded if they were not yet."""
-        return self._loaded().settings.members
+        return self.runtime.members
 
     @property
     def union(self) -> UnionVocabulary:
         """The union vocabulary."""
-        return self._loaded().settings.union
+        return self.runtime.union
 
     @property
     def context_size(self) -> int | None:
@@ -309,33 +331,16 @@ class Ensemble:
             PromptError: it is malformed, or has no token for some member.
 
         """
-        parts = self._loaded()
-        members = parts.settings.members
-        if isinstance(prompt, str):
-            check_text(prompt, "the prompt")
-            try:
-                ids = [member.tokenizer.encode_prompt(prompt) for member in members]
-            except CannotSpellError as error:
-                raise PromptError(f"the prompt can not be read by every member: {error}") from error
-        else:
-            with parts.render_lock:
-                ids = [render_prompt(tokenizer, prompt) for tokenizer in parts.tokenizers]
-        for member, own in zip(members, ids, strict=True):
-            if not own:
-                raise PromptError(
-                    f"the prompt has no token for {member.name}, whose tokenizer adds no beginning "
-                    "of text; give it at least one character"
-                )
-        return ids
+        return self.runtime.prompt_ids(prompt)
 
     def close(self) -> None:
         """Stop all requests and free the models."""
-        with self._parts_lock:
+        with self._runtime_lock:
             self._is_closed = True
-            parts, self._parts = self._parts, None
+            runtime, self._runtime = self._runtime, None
             self._load = list  # which may hold the models, too
-        if parts is not None:
-            parts.engine.close()
+        if runtime is not None:
+            runtime.engine.close()
             self._finalizer.detach()
 
     async def aclose(self) -> None:
@@ -372,18 +377,9 @@ class Ensemble:
         return self
 
     def __repr__(self) -> str:
-        return f"Ensemble({', '.join(member_names(self.config.members))}; {self.config.method})"
+        return f"Ensemble({', '.join(self.config.names)}; {self.config.method})"
 
     # ------------------------------------------------ inside
-
-    def _loaded(self) -> Assembly:
-        with self._parts_lock:
-            if self._is_closed:
-                raise EngineClosedError("the ensemble is closed; load it again")
-            if self._parts is None:
-                self._parts = Assembly(self.config, self._load())
-                self._finalizer = weakref.finalize(self, self._parts.engine.stop)
-            return self._parts
 
     async def _astart(
         self, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
@@ -394,7 +390,7 @@ class Ensemble:
 
     def _submission(
         self, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
-    ) -> Callable[[Sink, OnError], Ticket]:
+    ) -> Callable[[Sink, OnError], Job]:
         """The checked request, ready to be submitted with a sink."""
         sampling = SamplingParams() if params is None else params
         if not isinstance(sampling, SamplingParams):
@@ -402,21 +398,43 @@ class Ensemble:
         if options:
             given = {name: getattr(sampling, name) for name in sampling.model_fields_set}
             sampling = SamplingParams.of({**given, **options})
-        check(self.config, sampling)
         if sampling.seed is None:
             seed = secrets.randbelow(MAX_SEED) if sampling.temperature else 0
             sampling = sampling.model_copy(update={"seed": seed})
-        parts = self._loaded()
-        ids = self.prompt_ids(prompt)
-        sampling = fitted(sampling, parts.settings.members, ids)
-        request = Request(
-            parts.settings,
-            ids,
-            sampling,
-            is_chat=not isinstance(prompt, str),
-            constraint=parts.constraint(sampling, ids),
-        )
-        return partial(parts.engine.submit, parts.method, request)
+        runtime = self.runtime
+        return partial(runtime.engine.submit, runtime.method, runtime.request(prompt, sampling))
+
+
+def _loader(config: EnsembleConfig, *, progress: bool) -> Callable[[], Sequence[Loaded]]:
+    """Loads the members that take part."""
+    return partial(load_members, config.active().members, progress=progress)
+
+
+def _config_of(members: Sequence[MemberConfig], options: dict[str, Any]) -> EnsembleConfig:
+    """The configuration of these members; the options are its fields, and `weights`.
+
+    Raises:
+        ConfigError: an option is unknown, out of range, or of the wrong length.
+
+    """
+    options = dict(options)
+    weights = options.pop("weights", None)
+    if weights is not None:
+        if isinstance(weights, (str, bytes)) or not isinstance(weights, Sequence):
+            raise ConfigError(f"weights must be a list of numbers, not {weights!r}")
+        if len(weights) != len(members):
+            raise ConfigError(
+                f"there are {len(members)} models and {len(weights)} weights; give one per model"
+            )
+        members = [
+            MemberConfig.of({**m.model_dump(), "weight": w})
+            for m, w in zip(members, weights, strict=True)
+        ]
+    return EnsembleConfig.of({"members": tuple(members), **options})
+
+
+def _path_of(model: PreTrainedModel | Scorer) -> str:
+    return str(model.name_or_path if isinstance(model, PreTrainedModel) else model.name) or "model"
 
 
 def _check_batch(prompts: Sequence[Prompt]) -> None:

@@ -2,86 +2,142 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Any
 
-from gac_core.chat.prompt import leading_space
-from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams
-from gac_core.decoding.gate_head import GateHead
-from gac_core.decoding.request import Member, Settings
+from gac_core.chat.prompt import Prompt, check_text, has_leading_space, render_prompt
+from gac_core.config import EnsembleConfig, SamplingParams
+from gac_core.decoding.request import Method, Request
+from gac_core.decoding.shared_state import SharedState
 from gac_core.engine.engine import Engine
-from gac_core.errors import ConfigError, ContextOverflowError
-from gac_core.fusion import rules as fusion
+from gac_core.errors import CannotSpellError, ContextOverflowError, PromptError
 from gac_core.grammar.constraint import Constraint, GrammarEngine
-from gac_core.members.loading import Loaded, load_members, member_names
-from gac_core.members.local import Scorer
-from gac_core.methods import METHODS, Method
-from gac_core.registry import find
+from gac_core.members.base import Member, Scorer
+from gac_core.members.loading import Loaded
+from gac_core.members.local import LocalScorer
+from gac_core.method_specs import MethodSpec
+from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
+from gac_core.tokens.spaces import BYTES
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.union import UnionVocabulary, check_spelling
 from gac_core.tokens.vocabulary import Vocabulary
 
 
-class Assembly:
+class Runtime:
     """An ensemble once it is loaded.
 
+    Args:
+        config: of the members that take part; see `EnsembleConfig.active`.
+        loaded: these members.
+        spec: of the method, if it is not the registered one of that name.
+
     Attributes:
-        settings: what all requests share.
-        method: how they are decoded.
+        members: in the order of the configuration.
+        union: of their vocabularies.
+        method: how requests are decoded.
         grammars: holds answers to a grammar.
-        engine: who drives them.
-        tokenizers: of the members, in order.
-        render_lock: held while a chat template is applied; tokenizers are not made for threads.
+        engine: drives all requests.
 
     """
 
-    def __init__(self, config: EnsembleConfig, loaded: Sequence[Loaded]) -> None:
-        used = [i for i, weight in enumerate(config.weights) if weight > 0]
-        total = sum(config.weights)
-        self.tokenizers = [member.tokenizer for member in loaded]
-        members = tuple(
-            _member(member, config.weights[index] / total)
-            for index, member in zip(used, loaded, strict=True)
+    def __init__(
+        self, config: EnsembleConfig, loaded: Sequence[Loaded], spec: MethodSpec | None = None
+    ) -> None:
+        spec = spec or METHODS.get(config.method)
+        self._check = spec.check
+        self._config = config
+        self._tokenizers = [member.tokenizer for member in loaded]
+        self._render_lock = threading.Lock()  # tokenizers are not made for threads
+        self.members = tuple(
+            _member(member, weight) for member, weight in zip(loaded, config.weights, strict=True)
         )
-        check_spelling([member.tokenizer for member in members])
-        primary = used.index(config.primary)
-        vocabularies = [member.tokenizer.vocabulary for member in members]
-        self.settings = Settings(
-            members,
-            UnionVocabulary(vocabularies, primary, members[primary].scorer.device),
+        check_spelling([member.tokenizer for member in self.members])
+        primary = self.members[config.primary]
+        vocabularies = [member.tokenizer.vocabulary for member in self.members]
+        self.union = UnionVocabulary(vocabularies, config.primary, primary.scorer.device)
+        is_by_bytes = spec.space == "bytes"
+        if is_by_bytes and self.union.is_shared:  # tokens are what all have in common, already
+            spec, is_by_bytes = METHODS.get("every_step"), False
+        self.method: Method = spec.method
+        self._shared = SharedState(
+            self.members,
+            self.union,
+            BYTES if is_by_bytes else self.union,
             config,
-            find(fusion.RULES, "fusion", config.fusion),
-            primary,
-            GateHead.load(config.gate, members[primary].scorer.width) if config.gate else None,
+            FUSIONS.get(config.fusion),
+            WEIGHTINGS.get(config.weighting),
+            None if spec.resource is None else spec.resource(config.options, primary),
         )
-        self.method: Method = find(METHODS, "method", config.method)
-        self.grammars = GrammarEngine(self.settings.units)
-        self.engine = Engine(members, config.max_batch)
-        self.render_lock = threading.Lock()
+        self.grammars = GrammarEngine(self._shared.units)
+        self.engine = Engine(self.members, config.max_batch)
 
-    def constraint(
-        self, sampling: SamplingParams, prompts: Sequence[Sequence[int]]
-    ) -> Constraint | None:
-        """What holds the answer to these prompts to its grammar.
+    def request(self, prompt: Prompt, sampling: SamplingParams) -> Request:
+        """A request that is ready to be decoded.
+
+        Args:
+            prompt: a text to go on with, or chat messages.
+            sampling: how to draw; its seed is set.
 
         Raises:
-            GrammarError: there is no room for its shortest text.
+            ConfigError: the method can not follow this sampling.
+            PromptError: the prompt is malformed, empty, or does not fit a member's context.
+            GrammarError: no text of the grammar fits the steps.
 
         """
+        if self._check is not None:
+            self._check(self._config, sampling)
+        prompts = self.prompt_ids(prompt)
+        sampling = _fitted(sampling, self.members, prompts)
+        return Request(
+            self._shared,
+            prompts,
+            sampling,
+            is_chat=not isinstance(prompt, str),
+            constraint=self._constraint(sampling, prompts),
+        )
+
+    def prompt_ids(self, prompt: Prompt) -> list[list[int]]:
+        """The prompt as each member reads it.
+
+        Raises:
+            PromptError: it is malformed, or has no token for some member.
+
+        """
+        if isinstance(prompt, str):
+            check_text(prompt, "the prompt")
+            try:
+                ids = [member.tokenizer.encode_prompt(prompt) for member in self.members]
+            except CannotSpellError as error:
+                raise PromptError(f"the prompt can not be read by every member: {error}") from error
+        else:
+            with self._render_lock:
+                ids = [render_prompt(tokenizer, prompt) for tokenizer in self._tokenizers]
+        for member, own in zip(self.members, ids, strict=True):
+            if not own:
+                raise PromptError(
+                    f"the prompt has no token for {member.name}, whose tokenizer adds no beginning "
+                    "of text; give it at least one character"
+                )
+        return ids
+
+    def _constraint(
+        self, sampling: SamplingParams, prompts: Sequence[Sequence[int]]
+    ) -> Constraint | None:
+        """What holds the answer to its grammar, if it has one."""
         if sampling.grammar is None:
             return None
-        rooms = [
+        contexts = [
             limit - len(ids)
-            for member, ids in zip(self.settings.members, prompts, strict=True)
+            for member, ids in zip(self.members, prompts, strict=True)
             if (limit := member.scorer.context_size) is not None
         ]
-        return self.grammars.constraint(sampling.grammar, sampling.max_new_tokens, rooms)
+        return self.grammars.constraint(sampling.grammar, sampling.max_new_tokens, contexts)
 
 
 def _member(loaded: Loaded, weight: float) -> Member:
-    scorer = Scorer(loaded.model, loaded.name)
+    model = loaded.model
+    scorer = model if isinstance(model, Scorer) else LocalScorer(model, loaded.name)
     vocabulary = Vocabulary.of(
         loaded.tokenizer,
-        rows=scorer.rows,
+        rows=scorer.vocab_size,
         end_ids=loaded.end_ids,
         text_tokens=loaded.text_tokens,
     )
@@ -90,46 +146,11 @@ def _member(loaded: Loaded, weight: float) -> Member:
         scorer,
         ByteTokenizer(loaded.tokenizer, vocabulary),
         weight,
-        leading_space(loaded.tokenizer, vocabulary),
+        has_leading_space(loaded.tokenizer, vocabulary),
     )
 
 
-def config_of(members: Sequence[MemberConfig], options: dict[str, Any]) -> EnsembleConfig:
-    """The configuration of these members; the options are its fields, and `weights`.
-
-    Raises:
-        ConfigError: an option is unknown, out of range, or of the wrong length.
-
-    """
-    options = dict(options)
-    weights = options.pop("weights", None)
-    if weights is not None:
-        if isinstance(weights, (str, bytes)) or not isinstance(weights, Sequence):
-            raise ConfigError(f"weights must be a list of numbers, not {weights!r}")
-        if len(weights) != len(members):
-            raise ConfigError(
-                f"there are {len(members)} models and {len(weights)} weights; give one per model"
-            )
-        members = [
-            MemberConfig.of({**m.model_dump(), "weight": w})
-            for m, w in zip(members, weights, strict=True)
-        ]
-    return EnsembleConfig.of({"members": tuple(members), **options})
-
-
-def load_used(config: EnsembleConfig, *, progress: bool) -> list[Loaded]:
-    """Load the members whose weight is not 0."""
-    named = [
-        member.model_copy(update={"name": name})
-        for member, name, weight in zip(
-            config.members, member_names(config.members), config.weights, strict=True
-        )
-        if weight > 0
-    ]
-    return load_members(named, progress=progress)
-
-
-def fitted(
+def _fitted(
     sampling: SamplingParams, members: Sequence[Member], prompts: Sequence[Sequence[int]]
 ) -> SamplingParams:
     """Sampling whose answer fits every member: a length that was not asked for gives way.
@@ -138,18 +159,18 @@ def fitted(
         ContextOverflowError: there is no room for the answer asked for.
 
     """
-    asked = "max_new_tokens" in sampling.model_fields_set
-    room = sampling.max_new_tokens
+    is_asked = "max_new_tokens" in sampling.model_fields_set
+    most = sampling.max_new_tokens
     for member, ids in zip(members, prompts, strict=True):
         limit = member.scorer.context_size
         if limit is None:
             continue
-        needed = sampling.max_new_tokens if asked else 1
+        needed = sampling.max_new_tokens if is_asked else 1
         if len(ids) + needed > limit:
             raise ContextOverflowError(
                 f"the prompt has {len(ids)} tokens for {member.name} and the answer may have "
                 f"{needed}, but its context holds {limit}; shorten the prompt"
-                + (" or lower max_new_tokens" if asked and len(ids) < limit else "")
+                + (" or lower max_new_tokens" if is_asked and len(ids) < limit else "")
             )
-        room = min(room, limit - len(ids))
-    return sampling if asked else sampling.model_copy(update={"max_new_tokens": room})
+        most = min(most, limit - len(ids))
+    return sampling if is_asked else sampling.model_copy(update={"max_new_tokens": most})

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from gac_core import ConfigError, Ensemble, Output, SamplingParams
+from gac_core.chat.prompt import Prompt
 from gac_core.config import PRESETS
 from gac_core.decoding.request import Request
 from gac_core.engine.naive import run_naively
-from gac_core.ensemble import Prompt
-from gac_core.tokens.vocabulary import Kind
+from gac_core.tokens.vocabulary import TokenKind
 from tests.fakes import pair, random_gate
 
 METHODS: list[dict[str, Any]] = [
@@ -110,7 +110,9 @@ def law_1_one_member_is_generate(family: str, method: dict[str, Any], prompt: st
     with make([family], [5], **method) as ensemble:
         (prompt_ids,) = ensemble.prompt_ids(prompt)
         vocabulary = ensemble.members[0].tokenizer.vocabulary
-        masked = [i for i, k in enumerate(vocabulary.kinds) if k not in (Kind.TEXT, Kind.END)]
+        masked = [
+            i for i, k in enumerate(vocabulary.kinds) if k not in (TokenKind.TEXT, TokenKind.END)
+        ]
         ids = torch.tensor([prompt_ids])
         generated = model.generate(  # type: ignore[operator]
             ids,

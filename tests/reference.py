@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from gac_core.decoding.sampling import uniform_at
 from gac_core.tokens.tokenizer import ByteTokenizer
-from gac_core.tokens.vocabulary import NEVER_IN_TEXT, Kind, Vocabulary
+from gac_core.tokens.vocabulary import NEVER_IN_TEXT, TokenKind, Vocabulary
 
 END = None
 Unit = bytes | None
@@ -39,7 +39,8 @@ class SlowMember:
         exps = {
             i: math.exp(logits[i])
             for i in range(len(logits))
-            if kinds[i] is Kind.END or (kinds[i] is Kind.TEXT and banned.isdisjoint(tokens[i]))
+            if kinds[i] is TokenKind.END
+            or (kinds[i] is TokenKind.TEXT and banned.isdisjoint(tokens[i]))
         }
         total = sum(exps.values())
         return {i: value / total for i, value in exps.items()}
@@ -51,7 +52,7 @@ class SlowMember:
         return float(logits.log_softmax(-1)[token])
 
     def unit(self, token: int) -> Unit:
-        is_text = self.vocabulary.kinds[token] is Kind.TEXT
+        is_text = self.vocabulary.kinds[token] is TokenKind.TEXT
         return self.vocabulary.token_bytes[token] if is_text else END
 
     def by_unit(self, probs: dict[int, float]) -> dict[Unit, float]:

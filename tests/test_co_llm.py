@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from gac_core.decoding.gate_head import GateHead
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, LoadError, SamplingParams
-from gac_core.decoding.gate_head import GateHead
 from gac_core.evaluation.gate_fitting import (
     Recording,
     fit,

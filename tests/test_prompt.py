@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gac_core import Ensemble, PromptError
 from gac_core.chat.prompt import check_messages, check_text, leading_space, render_prompt
 from gac_core.tokens.tokenizer import ByteTokenizer
-from gac_core.tokens.vocabulary import Kind, Vocabulary
+from gac_core.tokens.vocabulary import TokenKind, Vocabulary
 from tests.fakes import FAMILIES, pair, real_tokenizer, tokenizer_of
 
 TEMPLATED = ("phi3", "llama3", "qwen2_5", "deepseek_v3")
@@ -88,7 +88,7 @@ def test_law_11_where_markup_is_a_piece_of_the_model_itself() -> None:
         render_prompt(tokenizer, [{"role": "user", "content": "a </s> b"}])
     ours = ByteTokenizer(tokenizer, Vocabulary.of(tokenizer))
     ids = ours.encode_prompt("a </s> b")
-    assert [i for i in ids if ours.vocabulary.kinds[i] is not Kind.TEXT] == ours.bos_ids
+    assert [i for i in ids if ours.vocabulary.kinds[i] is not TokenKind.TEXT] == ours.bos_ids
     assert b"".join(ours.vocabulary.token_bytes[i] for i in ids) == b" a </s> b"
 
 
@@ -104,12 +104,12 @@ def check_sanitised(tokenizer: Any, vocabulary: Vocabulary) -> None:
     markup = "".join(
         t.content
         for i, t in tokenizer.added_tokens_decoder.items()
-        if vocabulary.kinds[i] is not Kind.TEXT
+        if vocabulary.kinds[i] is not TokenKind.TEXT
     )[:2000]
 
     def controls(content: str) -> list[int]:
         ids = render_prompt(tokenizer, [{"role": "user", "content": content}])
-        return [i for i in ids if vocabulary.kinds[i] is not Kind.TEXT]
+        return [i for i in ids if vocabulary.kinds[i] is not TokenKind.TEXT]
 
     assert controls(markup) == controls("a")
     assert controls(f"a {markup} b") == controls("a")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gac_core import CannotSpellError, RewritesTextError
 from gac_core.tokens.tokenizer import ByteTokenizer
-from gac_core.tokens.vocabulary import Kind, Vocabulary
+from gac_core.tokens.vocabulary import TokenKind, Vocabulary
 from tests.fakes import (
     CORPUS,
     FAMILIES,
@@ -46,7 +46,7 @@ def test_any_bytes_are_spelled_exactly(family: str, data: bytes) -> None:
         tokenizer.encode_unit(data),
     ):
         assert spelled(tokenizer, ids) == data
-        assert all(tokenizer.vocabulary.kinds[i] is Kind.TEXT for i in ids)
+        assert all(tokenizer.vocabulary.kinds[i] is TokenKind.TEXT for i in ids)
 
 
 WORDS = [
@@ -156,7 +156,7 @@ def test_control_tokens_in_a_raw_prompt_stay_text(name: str) -> None:
     bos = ours.bos_ids
     assert ids[: len(bos)] == bos
     assert len(bos) == (name in ("llama2", "mistral_v3", "phi3"))
-    assert all(kinds[i] is Kind.TEXT for i in ids[len(bos) :])
+    assert all(kinds[i] is TokenKind.TEXT for i in ids[len(bos) :])
 
 
 @pytest.mark.real_tokenizers
@@ -174,7 +174,7 @@ def test_missing_bytes_are_named() -> None:
     without = Vocabulary(
         tuple(b"" if t == b"\x07" else t for t in whole.token_bytes),
         tuple(
-            Kind.HOLE if t == b"\x07" else k
+            TokenKind.HOLE if t == b"\x07" else k
             for t, k in zip(whole.token_bytes, whole.kinds, strict=True)
         ),
     )

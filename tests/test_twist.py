@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble, Grammar
-from gac_core.tokens.vocabulary import Kind
+from gac_core.tokens.vocabulary import TokenKind
 from tests.fakes import FAMILIES, pair, scripted
 from tests.laws import make, naively
 from tests.reference import SlowMember, slow_twist
@@ -65,7 +65,9 @@ def test_one_member_is_the_beam_search_of_transformers(family: str, beams: int, 
     with make([family], [seed], method="twist", beams=beams) as ensemble:
         (prompt_ids,) = ensemble.prompt_ids("Hello, the été")
         vocabulary = ensemble.members[0].tokenizer.vocabulary
-        masked = [i for i, k in enumerate(vocabulary.kinds) if k not in (Kind.TEXT, Kind.END)]
+        masked = [
+            i for i, k in enumerate(vocabulary.kinds) if k not in (TokenKind.TEXT, TokenKind.END)
+        ]
         ids = torch.tensor([prompt_ids])
         generated = model.generate(  # type: ignore[operator]
             ids,

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from gac_core import VocabularyError
 from gac_core.fusion import rules as fusion
 from gac_core.tokens.union import UnionVocabulary, check_spelling
-from gac_core.tokens.vocabulary import Kind, Vocabulary
+from gac_core.tokens.vocabulary import TokenKind, Vocabulary
 from tests.fakes import FAMILIES, real_source, real_tokenizer, tokenizer_of
 from tests.test_tokenizer import byte_tokenizer_of
 
@@ -31,7 +31,11 @@ def test_law_4_mass_is_kept_and_masked_units_are_0(
     for m, vocabulary in enumerate(vocabularies):
         logits = 5 * torch.randn(len(vocabulary), generator=generator)
         own = union.mask(m, logits).softmax(-1)
-        masked = [i for i, kind in enumerate(vocabulary.kinds) if kind not in (Kind.TEXT, Kind.END)]
+        masked = [
+            i
+            for i, kind in enumerate(vocabulary.kinds)
+            if kind not in (TokenKind.TEXT, TokenKind.END)
+        ]
         assert not own[masked].any()
         probs.append(union.project(m, own))
         # Unit by unit, the slow way.

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from gac_core import VocabularyError
-from gac_core.tokens.vocabulary import Kind, Vocabulary, byte_alphabet, template_end_ids
+from gac_core.tokens.vocabulary import TokenKind, Vocabulary, byte_alphabet, template_end_ids
 from tests.fakes import CORPUS, FAMILIES, REAL, real_source, real_tokenizer, tokenizer_of
 
 PROBES = [
@@ -66,7 +66,7 @@ def test_known_figures(name: str, twins: int, padding: int, missing: int) -> Non
     )
     assert len(vocabulary) == source["model_vocab_size"]
     assert len(vocabulary.text_ids) - len(vocabulary.ids_by_bytes) == twins
-    assert vocabulary.kinds.count(Kind.PADDING) == padding
+    assert vocabulary.kinds.count(TokenKind.PADDING) == padding
     assert len(vocabulary.missing_bytes) == missing
     assert vocabulary.end_ids == frozenset(source["eos_ids"])
 
@@ -78,7 +78,7 @@ def test_of_twins_the_id_that_encoding_reaches_is_chosen(name: str) -> None:
     vocabulary = Vocabulary.of(tokenizer, rows=real_source(name)["model_vocab_size"])
     text = "".join(CORPUS) + "   if x:\n        y = '  '\n" + "".join(map(chr, range(32, 127)))
     for i in tokenizer.encode(text, add_special_tokens=False):
-        if vocabulary.kinds[i] is Kind.TEXT:
+        if vocabulary.kinds[i] is TokenKind.TEXT:
             assert vocabulary.ids_by_bytes[vocabulary.token_bytes[i]] == i
 
 
@@ -92,17 +92,17 @@ def test_markup_is_control_even_where_it_is_not_special() -> None:
         vocabulary = Vocabulary.of(real_tokenizer(name))
         for mark in marks:
             token = id_of(real_tokenizer(name), mark)
-            assert vocabulary.kinds[token] is Kind.CONTROL
+            assert vocabulary.kinds[token] is TokenKind.CONTROL
 
 
 def test_added_text_is_text_and_comes_before_its_twin() -> None:
     tokenizer = tokenizer_of("neox")
     vocabulary = Vocabulary.of(tokenizer)
     four = id_of(tokenizer, " " * 4)
-    assert vocabulary.kinds[four] is Kind.TEXT
+    assert vocabulary.kinds[four] is TokenKind.TEXT
     assert vocabulary.ids_by_bytes[b"    "] == four
     call = id_of(tokenizer, "<tool_call>")
-    assert vocabulary.kinds[call] is Kind.CONTROL
+    assert vocabulary.kinds[call] is TokenKind.CONTROL
     as_text = Vocabulary.of(tokenizer, text_tokens=["<tool_call>"])
     assert as_text.token_bytes[call] == b"<tool_call>"
 
@@ -121,7 +121,7 @@ def test_padding_rows_and_lost_tokens() -> None:
     size = len(tokenizer)
     vocabulary = Vocabulary.of(tokenizer, rows=size + 7)
     assert len(vocabulary) == size + 7
-    assert set(vocabulary.kinds[size:]) == {Kind.PADDING}
+    assert set(vocabulary.kinds[size:]) == {TokenKind.PADDING}
     with pytest.raises(VocabularyError, match="do not belong together"):
         Vocabulary.of(tokenizer, rows=size - 7)
 

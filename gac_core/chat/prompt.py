@@ -16,6 +16,7 @@ from gac_core.errors import PromptError
 from gac_core.tokens.vocabulary import Vocabulary
 
 Message = Mapping[str, Any]
+Prompt = str | Sequence[Message]  # a text to go on with, or a chat
 ROLES: Final = ("system", "user", "assistant", "tool")
 
 _FIELDS: Final = {"assistant": ("tool_calls",), "tool": ("tool_call_id", "name")}
@@ -266,7 +267,7 @@ def joined_neighbours(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return joined
 
 
-def leading_space(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> bool:
+def has_leading_space(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> bool:
     """Whether this tokenizer's template writes an answer "Hello" as " Hello".
 
     Many SentencePiece models open an answer with "▁Hello" where byte-level ones open with "Hello".

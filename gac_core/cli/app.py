@@ -40,8 +40,8 @@ from gac_core.errors import (
 from gac_core.grammar.grammar import Grammar
 
 if TYPE_CHECKING:
-    from gac_core.chat.prompt import Message
-    from gac_core.ensemble import Ensemble, Prompt
+    from gac_core.chat.prompt import Message, Prompt
+    from gac_core.ensemble import Ensemble
 
 EXIT_CODES: Final = (
     "Exit codes: 0 done; 1 a member failed; 2 a wrong option, file or prompt; 3 a model or "
@@ -415,7 +415,7 @@ def vocab(
     from gac_core.members.loading import load_tokenizers
     from gac_core.tokens.overlap import overlap
     from gac_core.tokens.tokenizer import ByteTokenizer
-    from gac_core.tokens.vocabulary import Kind, Vocabulary
+    from gac_core.tokens.vocabulary import TokenKind, Vocabulary
 
     common_words = _common_words(words)
     paths = models or [str(pocket_folder(name)) for name in POCKET_MEMBERS]
@@ -433,7 +433,7 @@ def vocab(
         except VocabularyError as error:
             joins = "no"
             refusals.append(str(error))
-        counts = (len(vocabulary.text_ids), vocabulary.kinds.count(Kind.CONTROL))
+        counts = (len(vocabulary.text_ids), vocabulary.kinds.count(TokenKind.CONTROL))
         cells = (*counts, len(vocabulary.end_ids), twins)
         table.add_row(Text(name), *(f"{n:,}" for n in cells), Text(joins))
     console.print(table)

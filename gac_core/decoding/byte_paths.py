@@ -7,7 +7,7 @@ these the most probable ones are kept.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final
@@ -17,19 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gac_core.members.local import Query
+from gac_core.decoding.request import Request
+from gac_core.members.base import Answers, Ask, Query
 from gac_core.tokens.history import History
+from gac_core.tokens.spaces import BYTES
 from gac_core.tokens.tokenizer import ByteTokenizer
-from gac_core.tokens.union import UnionVocabulary
-from gac_core.tokens.vocabulary import Kind, Vocabulary
+from gac_core.tokens.vocabulary import Vocabulary
 
 Floats = NDArray[np.float64]
 
-# What answers of single bytes are made of: a row for each byte, and END.
-BYTES: Final = UnionVocabulary(
-    [Vocabulary((*(bytes([b]) for b in range(256)), b""), (*[Kind.TEXT] * 256, Kind.END))]
-)
-_END: Final = min(BYTES.end_rows)
+_END: Final = BYTES.end_row
 
 
 @dataclass
@@ -65,8 +62,7 @@ class BytePaths:
             on, one begins again with its ids.
         tokenizer: the member's tokenizer.
         most: paths kept.
-        context_size: no path asks for more ids.
-        leading_space: whether the answer begins behind a space that is no part of the text.
+        leading_space: whether the answer begins after a space that is no part of the text.
         allowed: with a grammar, which bytes may come next, (257,) of bool.
 
     """
@@ -77,14 +73,12 @@ class BytePaths:
         tokenizer: ByteTokenizer,
         most: int,
         *,
-        context_size: int | None = None,
         leading_space: bool = False,
         allowed: Callable[[], torch.Tensor] | None = None,
     ) -> None:
         self._history = history
         self._tokens = _sorted_tokens(tokenizer)
         self._most = most
-        self._context_size = context_size
         self._opens_with_space = leading_space
         self._allowed = allowed
         self._paths = [_Path(history.ids)]
@@ -162,7 +156,8 @@ class BytePaths:
             taken.add(path.branch)
 
     def _goes_on(self, path: _Path, allowed: NDArray[np.bool_] | None) -> bool:
-        if self._context_size is not None and len(path.ids) > self._context_size:
+        limit = self._history.context_size
+        if limit is not None and len(path.ids) > limit:
             return False
         if allowed is None or path.probs is None or not path.pending:
             return path.mass > 0
@@ -172,6 +167,53 @@ class BytePaths:
         """The byte behind the text in each token of the path, (tokens,)."""
         assert path.probs is not None
         return self._tokens.bytes_at(path.low, len(path.probs), len(path.pending))
+
+
+class NextBytes:
+    """What every member of a request says of the next byte.
+
+    Args:
+        request: whose answer is written byte by byte.
+        paths: kept per member.
+
+    """
+
+    def __init__(self, request: Request, paths: int = 1) -> None:
+        self._request = request
+        constraint = request.answer.constraint
+        self._members = [
+            BytePaths(
+                history,
+                member.tokenizer,
+                paths,
+                leading_space=request.is_chat and member.leading_space,
+                allowed=None if constraint is None else constraint.allowed,
+            )
+            for member, history in zip(request.members, request.histories, strict=True)
+        ]
+
+    def read(self) -> Generator[Ask, Answers, dict[int, torch.Tensor]]:
+        """Ask where a token came to its end.
+
+        Returns:
+            Each member's distribution over the rows of `BYTES`, (257,), by member index.
+
+        """
+        while queries := {m: asked for m, s in enumerate(self._members) if (asked := s.queries())}:
+            answers = yield Ask(queries)
+            for m, asked in queries.items():
+                self._members[m].read(
+                    [
+                        self._request.to_probs(m, scored.logits[-1], query.ids)
+                        for query, scored in zip(asked, answers[m], strict=True)
+                    ]
+                )
+        return {m: torch.from_numpy(s.next_bytes()) for m, s in enumerate(self._members)}
+
+    def advance(self, byte: bytes) -> None:
+        """The answer goes on with this byte."""
+        for member in self._members:
+            member.advance(byte)
 
 
 def _share(path: _Path, probs: Floats, end: float = 0.0) -> Iterator[_Path]:

@@ -15,13 +15,11 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-import torch
-
-from gac_core.decoding.request import Ask, Logits, Request
+from gac_core.decoding.request import Decoder, Request
 from gac_core.errors import CannotSpellError
-from gac_core.members.local import Query
-from gac_core.methods import Decoder
-from gac_core.tokens.vocabulary import Kind
+from gac_core.members.base import Answers, Ask, Query, Scored
+from gac_core.tokens.history import common_prefix
+from gac_core.tokens.vocabulary import TokenKind
 
 _NGRAMS: Final = (24, 16, 12, 8, 6)  # bytes that are looked up, best first
 _BYTES_PER_UNIT: Final = 8
@@ -29,10 +27,11 @@ _WORD_BEGUN: Final = re.compile(rb"(?<![^\W_])[^\W_]{2,}\Z")
 _LOOK: Final = 24  # bytes of which the first token is wanted
 _BREAK: Final = b"\xff"  # in no text
 _MOST_QUERIES: Final = 4  # of one member in one pass
-_MOST_ANSWERED: Final = 1000
+_MOST_ANSWERED: Final = 1000  # asks in a row that are answered without a forward pass
 _FIRST_LENGTH: Final = 8
 _SHORT: Final = 4  # after a wrong one
-_MOST_EXCUSED: Final = 2  # guesses of the text, but not of its units, without a rest
+# Drafts right as text but split into other units: how many to tolerate before pausing.
+_MOST_EXCUSED: Final = 2
 _FIRST_REST: Final = 1
 _LONGEST_REST: Final = 64
 
@@ -56,26 +55,26 @@ def drafted(decoder: Decoder, request: Request) -> Decoder:
                 answered = 0
                 continue
             answered += 1
-            # Who asks the same over and over is not to go on here, where nobody counts.
-            logits = drafter.answer(event) if answered < _MOST_ANSWERED else (yield event)
-            if logits is None:
+            # A method that repeats an ask we can answer would never reach `Run`'s ask limit.
+            answers = drafter.answer(event) if answered < _MOST_ANSWERED else (yield event)
+            if answers is None:
                 yield from drafter.look_ahead(event)
-                logits = drafter.answer(event)
-                assert logits is not None, "an ask is part of what is asked in its stead"
+                answers = drafter.answer(event)
+                assert answers is not None, "an ask is part of what is asked in its stead"
             try:
-                event = decoder.send(logits)
+                event = decoder.send(answers)
             except StopIteration:
                 return
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """Logits behind the last positions of some ids, (positions, rows)."""
+class _Held:
+    """A query that was computed ahead, and its answer."""
 
     query: Query
-    logits: torch.Tensor
+    scored: Scored
 
-    def answer(self, query: Query) -> torch.Tensor | None:
+    def answer(self, query: Query) -> Scored | None:
         """What another query asks for, if it is here."""
         held, end = self.query, len(query.ids)
         first = len(held.ids) - held.last
@@ -83,11 +82,13 @@ class _Scored:
             return None
         if not _begins(query.ids, held.ids):
             return None
-        return self.logits[end - query.last - first : end - first]
+        rows = slice(end - query.last - first, end - first)
+        hidden = self.scored.hidden
+        return Scored(self.scored.logits[rows], None if hidden is None else hidden[rows])
 
 
 def _begins(short: Sequence[int], long: Sequence[int]) -> bool:
-    return list(long[: len(short)]) == list(short)
+    return common_prefix(short, long) == len(short)
 
 
 class _Drafter:
@@ -95,11 +96,11 @@ class _Drafter:
 
     def __init__(self, request: Request) -> None:
         self._request = request
-        self._scored: dict[int, list[_Scored]] = {}
+        self._held: dict[int, list[_Held]] = {}
         self._pace = Pace(request.config.draft_length)
         vocabulary = request.union.vocabularies[request.primary]
         self._prompt = b"".join(
-            vocabulary.token_bytes[i] if vocabulary.kinds[i] is Kind.TEXT else _BREAK
+            vocabulary.token_bytes[i] if vocabulary.kinds[i] is TokenKind.TEXT else _BREAK
             for i in request.histories[request.primary].ids
         )
         self._began = 0  # where the last draft did
@@ -107,30 +108,30 @@ class _Drafter:
         self._guessed = b""  # its text
         self._answer_before = 0  # bytes of the answer there were
 
-    def answer(self, ask: Ask) -> Logits | None:
+    def answer(self, ask: Ask) -> Answers | None:
         """The answer to an ask, if all of it is known."""
-        found: dict[int, list[torch.Tensor]] = {}
+        found: dict[int, list[Scored]] = {}
         for m, queries in ask.queries.items():
             found[m] = []
             for query in queries:
-                rows = self._rows(m, query)
-                if rows is None:
+                scored = self._known(m, query)
+                if scored is None:
                     return None
-                found[m].append(rows)
+                found[m].append(scored)
         return found
 
-    def _rows(self, member: int, query: Query) -> torch.Tensor | None:
-        held = self._scored.get(member, ())
-        return next((r for s in held if (r := s.answer(query)) is not None), None)
+    def _known(self, member: int, query: Query) -> Scored | None:
+        held = self._held.get(member, ())
+        return next((s for h in held if (s := h.answer(query)) is not None), None)
 
-    def look_ahead(self, ask: Ask) -> Generator[Ask, Logits, None]:
+    def look_ahead(self, ask: Ask) -> Generator[Ask, Answers, None]:
         """Ask for this and for what probably follows."""
         request = self._request
         leads = request.primary in ask.queries
         if leads:
-            self._scored.clear()
+            self._held.clear()
         for m in ask.queries:
-            self._scored.pop(m, None)
+            self._held.pop(m, None)
         if not self._is_plain(ask):
             self._keep(ask.queries, (yield ask))
             return
@@ -157,10 +158,10 @@ class _Drafter:
         written = answer[self._answer_before :]
         return self._guessed.startswith(written) or written.startswith(self._guessed)
 
-    def _keep(self, queries: Mapping[int, Sequence[Query]], logits: Logits) -> None:
+    def _keep(self, queries: Mapping[int, Sequence[Query]], answers: Answers) -> None:
         for m, asked in queries.items():
-            held = self._scored.setdefault(m, [])
-            held.extend(_Scored(q, rows) for q, rows in zip(asked, logits[m], strict=True))
+            held = self._held.setdefault(m, [])
+            held.extend(_Held(q, scored) for q, scored in zip(asked, answers[m], strict=True))
 
     def _is_plain(self, ask: Ask) -> bool:
         return all(
@@ -172,37 +173,46 @@ class _Drafter:
 
     def _guess(
         self, length: int, futures: list[dict[int, Sequence[int]]]
-    ) -> Generator[Ask, Logits, None]:
-        """Add what the histories will be behind each unit that probably comes."""
-        members = list(futures[0])
-        draft = self._request.config.draft
+    ) -> Generator[Ask, Answers, None]:
+        """Add what the histories will be after each unit that probably comes."""
         self._guessed = b""
+        draft = self._request.config.draft
         if isinstance(draft, int):
-            future = self._request.fork()
-            member = self._request.place_of(draft)
-            limit = self._request.members[member].scorer.context_size
-            for _ in range(length):
-                if limit is not None and not future.histories[member].fits(limit):
-                    return
-                query = Query(future.histories[member].ids)
-                if (rows := self._rows(member, query)) is None:
-                    logits = yield Ask({member: (query,)})
-                    self._keep({member: [query]}, logits)
-                    rows = logits[member][0]
-                row = future.preview(member, rows[-1])
-                if row is None:
-                    return
-                future.assume(future.union.unit(row))
-                self._guessed += future.union.unit(row)
-                futures.append({m: future.histories[m].ids for m in members})
-            return
+            yield from self._guess_by_member(draft, length, futures)
+        else:
+            self._guess_by_ngrams(length, futures)
+
+    def _guess_by_member(
+        self, member: int, length: int, futures: list[dict[int, Sequence[int]]]
+    ) -> Generator[Ask, Answers, None]:
+        members = list(futures[0])
+        future = self._request.fork()
+        for _ in range(length):
+            if not future.histories[member].fits():
+                return
+            query = Query(future.histories[member].ids)
+            if (scored := self._known(member, query)) is None:
+                answers = yield Ask({member: (query,)})
+                self._keep({member: [query]}, answers)
+                scored = answers[member][0]
+            probs = future.mixer.to_union(member, future.to_probs(member, scored.logits[-1]))
+            row = future.answer.choose(probs, future.union)
+            if future.union.is_end(row):
+                return
+            unit = future.union.unit(row)
+            future.answer.append_agreed(unit)
+            self._guessed += unit
+            futures.append({m: future.histories[m].ids for m in members})
+
+    def _guess_by_ngrams(self, length: int, futures: list[dict[int, Sequence[int]]]) -> None:
+        members = list(futures[0])
         future = self._request.fork(free=True)
         rest = self._guessed = self._continuation(length)
         while rest and len(futures) <= length:
             unit = self._next_unit(rest, members)
             if len(unit) == len(rest) and len(futures) > 1:
                 return  # what stands at the cut may be half a unit
-            future.assume(unit)
+            future.answer.append_agreed(unit)
             futures.append({m: future.histories[m].ids for m in members})
             rest = rest[len(unit) :]
 
@@ -228,7 +238,7 @@ class _Drafter:
         while True:
             queries = {}
             for m, (query, *more) in ask.queries.items():
-                limit = self._request.members[m].scorer.context_size
+                limit = self._request.histories[m].context_size
                 fits = limit is None or all(len(f[m]) <= limit for f in futures[1:])
                 queries[m] = [*self._covering(m, query, [f[m] for f in futures]), *more]
                 if len(futures) > 1 and (len(queries[m]) > _MOST_QUERIES or not fits):
@@ -247,7 +257,7 @@ class _Drafter:
         for n in reversed(range(len(futures))):
             ids = futures[n]
             wanted = first if n == 0 else replace(first, ids=ids, last=1)
-            if self._rows(member, wanted) is not None:
+            if self._known(member, wanted) is not None:
                 continue
             for at, other in enumerate(found):
                 if _begins(ids, other.ids):

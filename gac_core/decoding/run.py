@@ -12,10 +12,10 @@ import torch
 
 from gac_core.decoding.detokenizer import StopMatcher, TextDecoder
 from gac_core.decoding.drafting import drafted
-from gac_core.decoding.request import Ask, Logits, Request
+from gac_core.decoding.request import Decoder, Method, Request
 from gac_core.errors import MethodError
 from gac_core.grammar.call_tags import CALL_OPENS
-from gac_core.methods import Decoder, Method
+from gac_core.members.base import Answers, Ask
 from gac_core.outputs import FinishReason, MemberUsage, Outcome, Step, Usage
 
 _MOST_ASKS: Final = 10_000  # without a step, beside a hundred for each the answer may have
@@ -45,11 +45,11 @@ class Run:
         self._steps = 0
         self._asks = 0  # since the last step
 
-    def resume(self, logits: Logits | None = None) -> Ask | None:
+    def resume(self, answers: Answers | None = None) -> Ask | None:
         """Go on until logits are needed again.
 
         Args:
-            logits: the answer to the last ask; None to begin.
+            answers: to the last ask; None to begin.
 
         Returns:
             What to compute next, or None when the request is finished.
@@ -57,7 +57,7 @@ class Run:
         """
         # Inference mode is entered and left here: it must never span a yield.
         with torch.inference_mode():
-            event = self._advance(logits)
+            event = self._advance(answers)
             while isinstance(event, Step) or not event.queries:
                 if isinstance(event, Step):
                     step = self._complete(event)
@@ -71,7 +71,7 @@ class Run:
             return event
 
     def _check(self, event: Ask | Step) -> None:
-        """Whether the method goes on; one that does not would keep its owner waiting for ever."""
+        """Refuse a method that breaks what is agreed, or that asks for ever without a step."""
         if isinstance(event, Step):
             self._asks, self._steps = 0, self._steps + 1
             return
@@ -90,9 +90,9 @@ class Run:
                 f"{len(self.request.members)} (from 0)"
             )
 
-    def _advance(self, logits: Logits | None) -> Ask | Step:
+    def _advance(self, answers: Answers | None) -> Ask | Step:
         try:
-            event = next(self._decoder) if logits is None else self._decoder.send(logits)
+            event = next(self._decoder) if answers is None else self._decoder.send(answers)
         except StopIteration:
             raise MethodError(
                 "the method ended before the answer did; it must emit an end"
@@ -120,18 +120,15 @@ class Run:
         return replace(step, text=text, outcome=self._outcome(reason))
 
     def _finish_reason(self, step: Step) -> FinishReason | None:
-        request = self.request
+        answer = self.request.answer
         if self._stops.matched is not None:
             return "stop"
         if step.is_end:
-            return "length" if request.was_truncated else "stop"
-        if request.position >= request.sampling.max_new_tokens:
-            return "stop" if request.is_complete and not request.was_truncated else "length"
-        for member, history in zip(request.members, request.histories, strict=True):
-            limit = member.scorer.context_size
-            if limit is not None and not history.fits(limit):
-                return "length"
-        return None
+            return "length" if answer.was_truncated else "stop"
+        if answer.steps_left <= 0:
+            is_complete = answer.constraint is not None and answer.constraint.is_complete
+            return "stop" if is_complete and not answer.was_truncated else "length"
+        return None if answer.fits() else "length"
 
     def _outcome(self, reason: FinishReason) -> Outcome:
         request = self.request

@@ -2,19 +2,74 @@
 
 The uniform of a step depends on the seed and the step's position alone, and the unit is read off
 the fused distribution with it. So batching, caching and drafting change the speed, never the text.
+transformers are imported where they are used, since methods' options are read without them.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import (
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from gac_core.config import SamplingParams
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
+
+class Sampler:
+    """How the units of one answer are chosen.
+
+    Args:
+        params: of the request; its seed is set.
+
+    """
+
+    def __init__(self, params: SamplingParams) -> None:
+        assert params.seed is not None
+        self.seed = params.seed
+        self.is_greedy = params.temperature == 0.0
+        self._warpers = make_warpers(params)
+        self._penalty = make_penalty(params)
+
+    def penalised(self, logits: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+        """Logits with ids already in the text made less likely (https://arxiv.org/abs/1909.05858).
+
+        Args:
+            logits: (rows,).
+            ids: the member's own ids of prompt and answer so far.
+
+        """
+        if self._penalty is None:
+            return logits
+        seen = torch.tensor([list(ids)], device=logits.device)
+        penalised: torch.Tensor = self._penalty(seen, logits[None])[0]
+        return penalised
+
+    def choose(self, probs: torch.Tensor, position: int, minus: torch.Tensor | None = None) -> int:
+        """The row that is greedy, or drawn for this position.
+
+        Args:
+            probs: (rows,), need not sum to 1; rows of 0 are never chosen.
+            position: of the step.
+            minus: draw from what `to_draw` has beyond this distribution, (rows,) in float64: the
+                residual of speculative sampling.
+
+        """
+        if self.is_greedy:
+            return choose(probs, self._warpers, None)
+        if minus is not None:
+            residual = (self.to_draw(probs) - minus).clamp_min(0.0)
+            if float(residual.sum()) > 0.0:
+                return draw(residual, uniform_at(self.seed, position, 2))
+        return choose(probs, self._warpers, uniform_at(self.seed, position))
+
+    def to_draw(self, probs: torch.Tensor) -> torch.Tensor:
+        """A distribution after temperature and filters, of mass 1, in float64 on the CPU."""
+        probs = warped(probs, self._warpers)
+        return probs / probs.sum()
 
 
 def uniform_at(seed: int, position: int, stream: int = 0) -> float:
@@ -32,6 +87,14 @@ def uniform_at(seed: int, position: int, stream: int = 0) -> float:
 
 def make_warpers(params: SamplingParams) -> LogitsProcessorList:
     """The filters asked for, in the order in which `generate` of transformers applies them."""
+    from transformers import (
+        LogitsProcessorList,
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
     warpers = LogitsProcessorList()
     if params.temperature not in (0.0, 1.0):
         warpers.append(TemperatureLogitsWarper(params.temperature))
@@ -42,6 +105,15 @@ def make_warpers(params: SamplingParams) -> LogitsProcessorList:
     if params.min_p > 0.0:
         warpers.append(MinPLogitsWarper(params.min_p))
     return warpers
+
+
+def make_penalty(params: SamplingParams) -> RepetitionPenaltyLogitsProcessor | None:
+    """What makes ids that are in the text already less likely, if that is asked for."""
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    if params.repetition_penalty == 1.0:
+        return None
+    return RepetitionPenaltyLogitsProcessor(params.repetition_penalty)
 
 
 def top_row(probs: torch.Tensor) -> int:
@@ -93,16 +165,3 @@ def draw(probs: torch.Tensor, uniform: float) -> int:
     if row >= len(probs) or float(probs[row]) == 0.0:  # the uniform fell on the last rounding error
         row = int(probs.nonzero()[-1])
     return row
-
-
-def penalise_repetition(logits: torch.Tensor, ids: torch.Tensor, penalty: float) -> torch.Tensor:
-    """Logits of ids already in the text made less likely (CTRL, https://arxiv.org/abs/1909.05858).
-
-    Args:
-        logits: (rows,).
-        ids: the member's own ids of prompt and answer so far, (length,).
-        penalty: above 1 discourages, below 1 encourages.
-
-    """
-    seen = logits[ids]
-    return logits.scatter(0, ids, torch.where(seen < 0, seen * penalty, seen / penalty))

@@ -1,8 +1,7 @@
 """The naive driver: no cache, no batch, no thread. The oracle that the engine must equal."""
 
-from gac_core.decoding.request import Request
+from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Run
-from gac_core.methods import Method
 from gac_core.outputs import Output, Step
 
 

@@ -8,72 +8,94 @@ import asyncio
 import queue
 from collections.abc import Callable
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Generic, Self, TypeVar
 
 from gac_core.decoding.run import Sink
-from gac_core.engine.engine import OnError, Ticket
+from gac_core.engine.job import Job, OnError
 from gac_core.outputs import Step
 
-Submit = Callable[[Sink, OnError], Ticket]
+Submit = Callable[[Sink, OnError], Job]
 
 
 class _Closed:
-    """Mail that says the stream was closed."""
+    """Stands in the inbox of a stream that was closed."""
 
 
-Mail = Step | BaseException | _Closed
+Item = Step | BaseException | _Closed
+_CLOSED: Final = _Closed()
+_End = TypeVar("_End", bound=BaseException)
 
 
-class Stream:
-    """An iterator over steps, the last of which carries the outcome.
-
-    Use it as a context manager, or call `close` from any thread, to stop early; dropping it does so
-    as well. It keeps its ensemble alive.
+class _Inbox(Generic[_End]):
+    """What both kinds of stream do with what the engine posts.
 
     Attributes:
         is_complete: whether the last step was read.
 
     """
 
-    def __init__(self, submit: Submit, owner: object = None) -> None:
-        self._mail: queue.SimpleQueue[Mail] = queue.SimpleQueue()
-        self._ticket: Ticket | None = None
-        self._owner = owner
+    _exhausted: type[_End]  # what ends an iteration
+    _job: Job | None = None
+
+    def __init__(self, submit: Submit, post: Callable[[Item], None], owner: object) -> None:
+        self._post = post
+        self._owner = owner  # kept alive for as long as there are steps to come
         self._is_over = False
         self.is_complete = False
-        self._ticket = submit(self._mail.put, self._mail.put)
+        self._job = submit(post, post)
+
+    def _read(self, item: Item) -> Step:
+        """The step that an item is; else what ends the iteration."""
+        if isinstance(item, Step) and item.outcome is None:
+            return item
+        self._end()
+        if isinstance(item, _Closed):
+            raise self._exhausted
+        if isinstance(item, BaseException):
+            raise item
+        self.is_complete = True
+        return item
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._owner = None
+        self._post(_CLOSED)  # for other readers that wait
+
+    def time_out(self) -> None:
+        """Stop the request; what was made so far can still be read."""
+        if self._job is not None:
+            self._job.cancel()
+        self._post(_CLOSED)
+
+    def close(self) -> None:
+        """Stop the request; what has not been read is lost."""
+        if self._job is not None:
+            self._job.cancel()
+        self._end()
+
+    def __del__(self) -> None:
+        if self._job is not None:
+            self._job.cancel()
+
+
+class Stream(_Inbox[StopIteration]):
+    """An iterator over steps, the last of which carries the outcome.
+
+    Use it as a context manager, or call `close` from any thread, to stop early; dropping it does so
+    as well. It keeps its ensemble alive.
+    """
+
+    _exhausted = StopIteration
+
+    def __init__(self, submit: Submit, owner: object = None) -> None:
+        self._items: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        super().__init__(submit, self._items.put, owner)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Step:
-        mail = _CLOSED if self._is_over else self._mail.get()
-        if isinstance(mail, Step) and mail.outcome is None:
-            return mail
-        self._end()
-        if isinstance(mail, _Closed):
-            raise StopIteration
-        if isinstance(mail, BaseException):
-            raise mail
-        self.is_complete = True
-        return mail
-
-    def _end(self) -> None:
-        self._is_over = True
-        self._owner = None
-        self._mail.put(_CLOSED)  # for whoever else waits
-
-    def expire(self) -> None:
-        """Stop the request; what was made so far can still be read."""
-        if self._ticket is not None:
-            self._ticket.cancel()
-        self._mail.put(_CLOSED)
-
-    def close(self) -> None:
-        """Stop the request; what has not been read is lost."""
-        if self._ticket is not None:
-            self._ticket.cancel()
-        self._end()
+        return self._read(_CLOSED if self._is_over else self._items.get())
 
     def __enter__(self) -> Self:
         return self
@@ -86,84 +108,26 @@ class Stream:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if self._ticket is not None:
-            self._ticket.cancel()
 
-
-class Completion:
-    """A request whose steps are wanted all at once: its owner is woken only at the end."""
-
-    def __init__(self, submit: Submit) -> None:
-        self._steps: list[Step] = []
-        self._end: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-        self._ticket = submit(self._take, self._end.put)
-
-    def _take(self, step: Step) -> None:
-        self._steps.append(step)
-        if step.outcome is not None:
-            self._end.put(None)
-
-    def steps(self) -> list[Step]:
-        """Wait for the last step; the error, if there was one."""
-        error = self._end.get()
-        if error is not None:
-            raise error
-        return self._steps
-
-    def close(self) -> None:
-        """Stop the request, if it is still running."""
-        self._ticket.cancel()
-
-
-class AsyncStream:
+class AsyncStream(_Inbox[StopAsyncIteration]):
     """`Stream` for asyncio.
 
     A task that is cancelled while it waits for a step loses nothing and may go on later
     (`asyncio.wait_for`); one that leaves the stream behind stops the request.
     """
 
+    _exhausted = StopAsyncIteration
+
     def __init__(self, submit: Submit, owner: object = None) -> None:
-        self._mail: asyncio.Queue[Mail] = asyncio.Queue()
-        self._ticket: Ticket | None = None
-        self._owner = owner
-        self._is_over = False
-        self.is_complete = False
-        self._loop = asyncio.get_running_loop()
-        self._post = _poster(self._loop, self._mail)
-        self._ticket = submit(self._post, self._post)
+        self._items: asyncio.Queue[Item] = asyncio.Queue()
+        post = _poster(asyncio.get_running_loop(), self._items)
+        super().__init__(submit, post, owner)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Step:
-        mail = _CLOSED if self._is_over else await self._mail.get()
-        if isinstance(mail, Step) and mail.outcome is None:
-            return mail
-        self._end()
-        if isinstance(mail, _Closed):
-            raise StopAsyncIteration
-        if isinstance(mail, BaseException):
-            raise mail
-        self.is_complete = True
-        return mail
-
-    def _end(self) -> None:
-        self._is_over = True
-        self._owner = None
-        self._post(_CLOSED)  # for whoever else waits
-
-    def expire(self) -> None:
-        """Stop the request; what was made so far can still be read."""
-        if self._ticket is not None:
-            self._ticket.cancel()
-        self._post(_CLOSED)
-
-    def close(self) -> None:
-        """Stop the request; what has not been read is lost."""
-        if self._ticket is not None:
-            self._ticket.cancel()
-        self._end()
+        return self._read(_CLOSED if self._is_over else await self._items.get())
 
     async def aclose(self) -> None:
         """`close`, for `contextlib.aclosing`."""
@@ -180,21 +144,39 @@ class AsyncStream:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if self._ticket is not None:
-            self._ticket.cancel()
+
+class Completion:
+    """A request whose steps are wanted all at once: its owner is woken only at the end."""
+
+    def __init__(self, submit: Submit) -> None:
+        self._steps: list[Step] = []
+        self._end: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._job = submit(self._take, self._end.put)
+
+    def _take(self, step: Step) -> None:
+        self._steps.append(step)
+        if step.outcome is not None:
+            self._end.put(None)
+
+    def steps(self) -> list[Step]:
+        """Wait for the last step; the error, if there was one."""
+        error = self._end.get()
+        if error is not None:
+            raise error
+        return self._steps
+
+    def close(self) -> None:
+        """Stop the request, if it is still running."""
+        self._job.cancel()
 
 
-_CLOSED: Final = _Closed()
+def _poster(loop: asyncio.AbstractEventLoop, items: asyncio.Queue[Item]) -> Callable[[Item], None]:
+    """A function that posts from any thread, without holding on to the stream."""
 
-
-def _poster(loop: asyncio.AbstractEventLoop, mail: asyncio.Queue[Mail]) -> Callable[[Mail], None]:
-    """A function that puts mail from any thread, without holding on to the stream."""
-
-    def post(item: Mail) -> None:
+    def post(item: Item) -> None:
         try:
-            loop.call_soon_threadsafe(mail.put_nowait, item)
-        except RuntimeError:  # the loop is closed, so nobody waits
+            loop.call_soon_threadsafe(items.put_nowait, item)
+        except RuntimeError:  # the loop is closed, so no task waits
             return
 
     return post

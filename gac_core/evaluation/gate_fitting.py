@@ -23,11 +23,12 @@ from typing import Any, Final, Self
 import torch
 import torch.nn.functional as F
 
+from gac_core.chat.prompt import Prompt
 from gac_core.config import EnsembleConfig, SamplingParams
 from gac_core.decoding.gate_head import GateHead
 from gac_core.decoding.request import Ask, Logits, Request
 from gac_core.decoding.sampling import top_row
-from gac_core.ensemble import Ensemble, Prompt
+from gac_core.ensemble import Ensemble
 from gac_core.errors import ConfigError
 from gac_core.methods import register_method
 from gac_core.methods.gating import DEFAULT_THRESHOLD

@@ -10,7 +10,6 @@ from typing import Final
 
 import torch
 
-from gac_core.registry import register
 from gac_core.tokens.union import UnionVocabulary
 
 _UNITE_TOP: Final = 10
@@ -114,37 +113,12 @@ def core(views: Views) -> torch.Tensor:
     fused = fused / total if total > 0 else weights @ probs
     if views.primary is not None:
         best, own = int(fused.argmax()), int(probs[views.primary].argmax())
-        if best != own and _begin_alike(views.union, best, own):
+        if best != own and not views.union.is_end(best) and views.union.begin_alike(best, own):
             fused[[best, own]] = fused[[own, best]]
     return fused
-
-
-def _begin_alike(union: UnionVocabulary, a: int, b: int) -> bool:
-    if union.is_end(a) or union.is_end(b):
-        return False
-    one, other = union.unit(a), union.unit(b)
-    return one.startswith(other) or other.startswith(one)
 
 
 def entropy(probs: torch.Tensor) -> torch.Tensor:
     """In nats, kept above 0 so that one may divide by it. (..., rows) to (...)"""
     nats: torch.Tensor = torch.special.entr(probs).sum(-1)
     return nats.clamp_min(torch.finfo(probs.dtype).eps)
-
-
-RULES: Final[dict[str, Rule]] = {
-    "mean": mean,
-    "geometric": geometric,
-    "unite": unite,
-    "core": core,
-}
-
-
-def register_fusion(name: str, rule: Rule) -> None:
-    """Make a fusion rule known by a name, for `fusion=...`.
-
-    Raises:
-        ConfigError: the name is taken.
-
-    """
-    register(RULES, "fusion", name, rule)

@@ -1,14 +1,185 @@
 """How much each member counts: fixed, or by what it made of the prompt, the text, the next unit.
 
-Every way multiplies the configured weights by evidence to the power of `temper`.
+A weighting is a class; each request has an object of it. Those of ours multiply the configured
+weights by evidence to the power of `temper`. Add one of your own with `register_weighting`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from copy import copy, deepcopy
+from typing import ClassVar, Final, Self
 
 import torch
 
 from gac_core.fusion.rules import entropy
-from gac_core.members.kv_cache import common_prefix
+from gac_core.members.base import Answers, Ask, Query
+from gac_core.tokens.history import common_prefix
+
+_PROMPT_CHUNK: Final = 256  # positions of a prompt whose logits are held at a time
+
+
+class Weighting:
+    """Base of all weightings: the configured weights, at every step.
+
+    A subclass overrides what it needs: `start` to ask about the prompts, `positions` and `see` to
+    learn from what members read, `weigh` to say how much they count, `copy` if a deep copy of what
+    it has learnt costs too much.
+
+    Args:
+        weights: as configured, (members,) of sum 1, in float64.
+        temper: the exponent of the evidence; 0 leaves the weights as they are.
+
+    Example:
+        >>> import torch
+        >>> from gac_core import Weighting, register_weighting
+        >>> class Surest(Weighting):
+        ...     def weigh(self, members, probs):
+        ...         return self.shares(members, probs) * probs.amax(-1)
+        >>> register_weighting("surest", Surest)
+
+    """
+
+    reads_text: ClassVar[bool] = False  # whether `see` has to be given every member's text
+    reads_probs: ClassVar[bool] = True  # whether `weigh` looks at the distributions
+
+    def __init__(self, weights: torch.Tensor, temper: float) -> None:
+        self.weights = weights
+        self.temper = temper
+        self._shares: dict[object, torch.Tensor] = {}
+
+    def start(
+        self,
+        prompts: Sequence[Sequence[int]],  # noqa: ARG002  (for subclasses)
+    ) -> Generator[Ask, Answers, None]:
+        """Begin an answer; ask what has to be known before its first step.
+
+        Args:
+            prompts: each member's prompt ids.
+
+        """
+        yield from ()
+
+    def positions(self, member: int, ids: Sequence[int]) -> int:  # noqa: ARG002
+        """After how many of the last positions of these ids `see` wants logits; 1 or more."""
+        return 1
+
+    def see(self, member: int, ids: Sequence[int], logits: torch.Tensor) -> None:
+        """Learn what a member thinks of its ids.
+
+        Args:
+            member: its index.
+            ids: prompt and answer so far.
+            logits: after the last positions, ``positions(member, ids)`` or more, masked,
+                (positions, rows of the member).
+
+        """
+
+    def weigh(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
+        """How much some members count at this step, (members,); scaled to sum 1 afterwards.
+
+        Args:
+            members: their indices.
+            probs: their distributions, (members, rows).
+
+        """
+        return self.shares(members, probs)
+
+    def shares(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
+        """The fixed weights of some members, (members,) of sum 1, where and as `probs` are."""
+        key = (tuple(members), probs.dtype, probs.device)
+        if key not in self._shares:
+            weights = self.weights[list(members)]
+            self._shares[key] = (weights / weights.sum()).to(probs)
+        return self._shares[key]
+
+    def copy(self) -> Self:
+        """Another one that learns on its own from here, for a fork of the request."""
+        return deepcopy(self)
+
+
+class Fixed(Weighting):
+    """The configured weights at every step."""
+
+    reads_probs = False
+
+    def copy(self) -> Self:
+        """The same: there is nothing it learns."""
+        return self
+
+
+class ByEntropy(Weighting):
+    """Weights in inverse proportion to the members' entropies at this step."""
+
+    def weigh(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
+        """See `by_entropy`."""
+        return by_entropy(self.shares(members, probs), probs, self.temper)
+
+    def copy(self) -> Self:
+        """The same: there is nothing it learns."""
+        return self
+
+
+class ByPrompt(Weighting):
+    """Weights by how well members predict the prompt (https://arxiv.org/abs/2404.11531).
+
+    Its logits are asked for in pieces, since all of them would be large.
+    """
+
+    reads_probs = False
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Generator[Ask, Answers, None]:
+        """Score each member's prompt after its first id."""
+        scores = [Likelihood(ids[:1]) for ids in prompts]
+        longest = max(map(len, prompts))
+        for end in range(_PROMPT_CHUNK, longest + _PROMPT_CHUNK, _PROMPT_CHUNK):
+            parts = {
+                m: part
+                for m, ids in enumerate(prompts)
+                if len(part := ids[:end]) > max(1, end - _PROMPT_CHUNK)
+            }
+            answers = yield Ask(
+                {m: (Query(part, scores[m].last(part)),) for m, part in parts.items()}
+            )
+            for m, part in parts.items():
+                scores[m].see(part, answers[m][0].logits)
+        logs = [s.total / max(1, len(ids) - 1) for s, ids in zip(scores, prompts, strict=True)]
+        evidence = torch.tensor(logs, dtype=torch.float64)
+        self.weights = by_evidence(self.weights, evidence, self.temper)
+        self._shares.clear()
+
+    def copy(self) -> Self:
+        """The same: what it learns it knows before the first step."""
+        return self
+
+
+class Posterior(Weighting):
+    """Weights by the probability of the text so far: a mixture of whole texts, not of steps."""
+
+    reads_text = True
+    reads_probs = False
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Generator[Ask, Answers, None]:
+        """Nothing is asked: what follows the prompts is scored."""
+        self._texts = tuple(Likelihood(ids) for ids in prompts)
+        yield from ()
+
+    def positions(self, member: int, ids: Sequence[int]) -> int:
+        """As many as were not scored yet, and the next one."""
+        return self._texts[member].last(ids)
+
+    def see(self, member: int, ids: Sequence[int], logits: torch.Tensor) -> None:
+        """Score what is new in the member's ids."""
+        self._texts[member].see(ids, logits)
+
+    def weigh(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
+        """See `by_evidence`."""
+        logs = torch.tensor([self._texts[m].total for m in members]).to(probs)
+        return by_evidence(self.shares(members, probs), logs, self.temper)
+
+    def copy(self) -> Self:
+        """One with scores of its own."""
+        other = copy(self)
+        other._texts = tuple(text.copy() for text in self._texts)
+        return other
 
 
 def by_entropy(weights: torch.Tensor, probs: torch.Tensor, temper: float = 1.0) -> torch.Tensor:
@@ -52,12 +223,18 @@ class Likelihood:
     def __init__(self, ids: Sequence[int]) -> None:
         self._begin = len(ids)
         self._ids = list(ids)
-        self._sums = [0.0]  # of the first ids behind the context
+        self._sums = [0.0]  # of the first ids after the context
         self._next: torch.Tensor | None = None  # logits after the last id
+
+    def copy(self) -> Self:
+        """Another one that goes on from here."""
+        other = copy(self)
+        other._sums = list(self._sums)
+        return other
 
     @property
     def total(self) -> float:
-        """Of all ids seen that stand behind the context."""
+        """Of all ids seen after the context."""
         return self._sums[-1]
 
     def last(self, ids: Sequence[int]) -> int:
@@ -73,7 +250,7 @@ class Likelihood:
 
         """
         kept = common_prefix(self._ids, ids)
-        first = len(ids) - len(logits)  # the position the first row stands behind
+        first = len(ids) - len(logits)  # the position the first row comes after
         del self._sums[kept - self._begin + 1 :]
         for at in range(kept, len(ids)):
             row = logits[at - 1 - first] if at > first else self._next
@@ -84,7 +261,7 @@ class Likelihood:
         self._next = logits[-1]
 
     def _start(self, ids: Sequence[int]) -> int:
-        """The position the first row of logits must stand behind."""
+        """The position the first row of logits must come after."""
         kept = common_prefix(self._ids, ids)
         known = kept == len(self._ids) < len(ids) and self._next is not None
         return kept if known else kept - 1

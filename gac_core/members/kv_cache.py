@@ -1,4 +1,4 @@
-"""The KV memo of a member: many sequences of different lengths in one cache.
+"""The KV cache of a member: many sequences of different lengths in one cache.
 
 A sequence is a row, and the token at position p lies in slot p of its row. So there are no holes
 and nothing is ever moved: rolling back is forgetting ids, padding lands beyond a row's length where
@@ -16,27 +16,24 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 
+from gac_core.members.base import Scored
+from gac_core.tokens.history import common_prefix
+
 _MINIMUM_CAPACITY: Final = 64
 _WORTH_COPYING: Final = 16  # shared prefix from which a new row copies another's keys and values
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The length of the longest common prefix."""
-    count = min(len(a), len(b))
-    if list(a[:count]) == list(b[:count]):
-        return count
-    return next(i for i in range(count) if a[i] != b[i])
-
-
-def logits_of(model: PreTrainedModel, *, hidden: bool, **inputs: Any) -> torch.Tensor:
-    """The logits of a forward pass; with `hidden`, behind each row what they were computed from."""
+def forward(
+    model: PreTrainedModel, *, hidden: bool, **inputs: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A forward pass: the logits and, with `hidden`, the hidden states they were computed from."""
     if not hidden:
-        return model(**inputs).logits  # type: ignore[no-any-return]
+        return model(**inputs).logits, None
     head = model.get_output_embeddings()
     if head is None:
         raise ValueError("the model names no output layer, so its hidden state can not be had")
     given: list[torch.Tensor] = []
-    thread = get_ident()  # others may use the model meanwhile; hooks are the model's
+    thread = get_ident()  # other threads may use the model meanwhile; hooks are the model's
 
     def take(_head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         if get_ident() == thread:
@@ -47,7 +44,12 @@ def logits_of(model: PreTrainedModel, *, hidden: bool, **inputs: Any) -> torch.T
         logits: torch.Tensor = model(**inputs).logits
     finally:
         hook.remove()
-    return torch.cat([logits, given[-1].to(logits)], -1)
+    return logits, given[-1].to(logits)
+
+
+def takes_logits_to_keep(model: PreTrainedModel) -> bool:
+    """Whether its forward can leave out the logits of positions that are not asked about."""
+    return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class _Chunk:
     """Where the tokens of one forward pass go."""
 
     rows: torch.Tensor | None  # (batch,); None if they are 0, 1, ... and start together
-    positions: torch.Tensor  # (batch, width)
+    positions: torch.Tensor  # (batch, chunk_len)
     all_rows: bool  # the rows are 0, 1, ... in order
     start: int | None  # the common first position, if there is one
     length: int  # slots that are looked at
@@ -73,11 +75,11 @@ class _Chunk:
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of one layer: (row capacity, heads, slots, width)."""
+    """Keys and values of one layer: (row capacity, heads, slots, head_dim)."""
 
-    def __init__(self, memo: "KVCache") -> None:
+    def __init__(self, cache: "KVCache") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._memo = memo
+        self._cache = cache
 
     def update(
         self,
@@ -86,10 +88,10 @@ class _Layer(DynamicLayer):
         *args: Any,  # noqa: ARG002  (the base class passes what other kinds of layers need)
         **kwargs: Any,  # noqa: ARG002
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        chunk = self._memo.chunk.to(key_states.device)
+        chunk = self._cache.chunk.to(key_states.device)
         if not self.is_initialized:
-            self.keys = self._memo.new_store(key_states)
-            self.values = self._memo.new_store(value_states)
+            self.keys = self._cache.new_store(key_states)
+            self.values = self._cache.new_store(value_states)
             self.dtype, self.device = key_states.dtype, key_states.device
             self.is_initialized = True
         assert self.keys is not None
@@ -100,18 +102,18 @@ class _Layer(DynamicLayer):
         )
 
     def get_seq_length(self) -> int:
-        return self._memo.chunk.start or 0
+        return self._cache.chunk.start or 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.get_seq_length() + query_length, 0
 
 
 def _write_and_read(store: torch.Tensor, new: torch.Tensor, chunk: _Chunk) -> torch.Tensor:
-    """Write (batch, heads, width, dim) at the chunk's slots, read (batch, heads, length, dim)."""
-    batch, _, width, _ = new.shape
+    """Write (batch, heads, chunk_len, head_dim) at its slots, read (batch, heads, length, ...)."""
+    batch, _, chunk_len, _ = new.shape
     if chunk.rows is None:
         assert chunk.start is not None
-        store[:batch, :, chunk.start : chunk.start + width] = new
+        store[:batch, :, chunk.start : chunk.start + chunk_len] = new
     else:
         store[chunk.rows[:, None], :, chunk.positions] = new.transpose(1, 2)
     if chunk.all_rows:
@@ -123,7 +125,7 @@ class KVCache:
     """Keys and values of sequences, by key.
 
     Args:
-        model: an attention-only model, see `works_with`.
+        model: an attention-only model, see `why_not`.
         context_size: positions are kept below it.
 
     """
@@ -134,7 +136,7 @@ class KVCache:
         config: Any = model.config.get_text_config()
         self._windows = _windows_by_layer_type(config)
         self._eager = getattr(model.config, "_attn_implementation", "eager") == "eager"
-        self._trims_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._trims_logits = takes_logits_to_keep(model)
         self._device = input_device(model)
         self.clear()
 
@@ -208,35 +210,35 @@ class KVCache:
         lasts: Sequence[int],
         *,
         hidden: bool = False,
-    ) -> list[torch.Tensor]:
-        """Compute each sequence from its start on; the logits of its last positions.
+    ) -> list[Scored]:
+        """Compute each sequence from its start on.
 
         Args:
             keys: one row each, all different, `rewind` to at least their start.
             sequences: whole id sequences.
             starts: the first position of each that is computed anew.
             lasts: how many positions of each are asked about; all of them are new.
-            hidden: whether to put the last hidden state behind each row of logits.
+            hidden: whether the last hidden states are wanted, too.
 
         Returns:
-            One (last, rows of the model) tensor per sequence; wider with `hidden`.
+            For each sequence what is known after its last positions.
 
         """
         order = sorted(range(len(keys)), key=lambda i: self._rows[keys[i]])
         rows = [self._rows[keys[i]] for i in order]
         first = [starts[i] for i in order]
         new = [list(sequences[i][starts[i] :]) for i in order]
-        width = max(map(len, new))
-        length = max(first) + width
+        chunk_len = max(map(len, new))
+        length = max(first) + chunk_len
         self._make_room(len(self._keys), length)
         device = self._device
         start = first[0] if min(first) == max(first) else None
         if start is None:
             starting = torch.tensor(first, device=device)[:, None]
-            positions = starting + torch.arange(width, device=device)
+            positions = starting + torch.arange(chunk_len, device=device)
         else:
-            positions = torch.arange(start, length, device=device).expand(len(rows), width)
-        ids = torch.tensor([n + [0] * (width - len(n)) for n in new], device=device)
+            positions = torch.arange(start, length, device=device).expand(len(rows), chunk_len)
+        ids = torch.tensor([n + [0] * (chunk_len - len(n)) for n in new], device=device)
         all_rows = rows == list(range(len(rows)))
         held = None if all_rows and start is not None else torch.tensor(rows, device=device)
         self.chunk = _Chunk(held, positions, all_rows, start, length)
@@ -245,35 +247,38 @@ class KVCache:
         wanted = sorted(
             {p for n, i in zip(new, order, strict=True) for p in range(len(n) - lasts[i], len(n))}
         )
-        if trims := self._trims_logits and len(wanted) < width:
+        if trims := self._trims_logits and len(wanted) < chunk_len:
             options["logits_to_keep"] = torch.tensor(wanted, device=device)
-        logits = logits_of(
+        logits, states = forward(
             self.model,
             hidden=hidden,
             input_ids=ids,
-            attention_mask=self._mask(positions, width, length),
+            attention_mask=self._mask(positions, chunk_len, length),
             position_ids=positions if length <= limit + 1 else positions.clamp(max=limit),
             past_key_values=self._cache,
             use_cache=True,
             **options,
-        )  # (batch, wanted or width, rows)
-        results: list[torch.Tensor] = [logits] * len(keys)
+        )  # (batch, wanted or chunk_len, ...)
+        results = [Scored(logits)] * len(keys)
         for at, i in enumerate(order):
             self._ids[rows[at]] = list(sequences[i])
             end = len(new[at])
             if trims:
                 end = wanted.index(end - 1) + 1
-            results[i] = logits[at, end - lasts[i] : end]
+            begin = end - lasts[i]
+            results[i] = Scored(
+                logits[at, begin:end], None if states is None else states[at, begin:end]
+            )
         return results
 
     def _mask(
-        self, positions: torch.Tensor, width: int, length: int
+        self, positions: torch.Tensor, chunk_len: int, length: int
     ) -> torch.Tensor | dict[str, torch.Tensor] | None:
-        """What each new token may look at: (batch, 1, width, length), by layer type if mixed."""
+        """What new tokens may look at: (batch, 1, chunk_len, length), by layer type if mixed."""
         windows = set(self._windows.values())
         if (
             self.chunk.start is not None
-            and (width == 1 or self.chunk.start == 0)
+            and (chunk_len == 1 or self.chunk.start == 0)
             and all(window is None or length <= window for window in windows)
         ):
             return None  # plain causal attention, which the model does fastest by itself
@@ -293,8 +298,8 @@ class KVCache:
     def new_store(self, like: torch.Tensor) -> torch.Tensor:
         """Room for all rows and slots, in zeros: what no token was written to must be finite."""
         rows, slots = self._slots
-        _, heads, _, width = like.shape
-        return like.new_zeros((rows, heads, slots, width))
+        _, heads, _, head_dim = like.shape
+        return like.new_zeros((rows, heads, slots, head_dim))
 
     def _stores(self) -> list[torch.Tensor]:
         layers = [layer for layer in self._cache.layers if isinstance(layer, _Layer)]
@@ -345,7 +350,7 @@ def input_device(model: PreTrainedModel) -> torch.device:
 
 
 def why_not(model: PreTrainedModel) -> str | None:
-    """The reason why the memo would give wrong logits for this model, or None.
+    """The reason why the cache would give wrong logits for this model, or None.
 
     Known reasons first; then a ragged schedule with a rollback is compared with plain forwards, so
     an architecture nobody thought of is found out too.
@@ -379,7 +384,7 @@ def why_not(model: PreTrainedModel) -> str | None:
 
 
 def _trial_error(model: PreTrainedModel, config: Any) -> float:
-    """The largest relative difference between memo and plain forwards over a short schedule."""
+    """The largest relative difference between cached and plain forwards over a short schedule."""
     windows = [w for w in _windows_by_layer_type(config).values() if w is not None]
     context = getattr(config, "max_position_embeddings", None) or 64
     longest = min(context, max([13, *(w + 5 for w in windows if w <= 64)]))
@@ -387,19 +392,19 @@ def _trial_error(model: PreTrainedModel, config: Any) -> float:
     a = [(7 * i + 3) % vocabulary for i in range(longest)]
     b = [(5 * i + 1) % vocabulary for i in range(longest // 2)]
     rewritten = [*a[:-3], *((11 * i + 2) % vocabulary for i in range(3))]
-    memo = KVCache(model, getattr(config, "max_position_embeddings", None))
+    cache = KVCache(model, getattr(config, "max_position_embeddings", None))
     worst = 0.0
     with torch.inference_mode():
         for sequences in ((a[:-1], b[:-1]), (rewritten, b)):
             starts = [
-                min(memo.rewind(key, ids), len(ids) - 1)
+                min(cache.rewind(key, ids), len(ids) - 1)
                 for key, ids in zip("ab", sequences, strict=True)
             ]
-            got = memo.forward("ab", sequences, starts, [1, 1])
-            for ids, logits in zip(sequences, got, strict=True):
+            got = cache.forward("ab", sequences, starts, [1, 1])
+            for ids, scored in zip(sequences, got, strict=True):
                 tokens = torch.tensor([list(ids)], device=input_device(model))
                 plain = model(input_ids=tokens, use_cache=False)
                 want = plain.logits[0, -1].double()
                 spread = (want - want.mean()).norm()
-                worst = max(worst, float((logits[-1].double() - want).norm() / spread))
+                worst = max(worst, float((scored.logits[-1].double() - want).norm() / spread))
     return worst if worst == worst else float("inf")

@@ -24,25 +24,28 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from gac_core.config import MemberConfig
-from gac_core.errors import ConfigError, GacError, LoadError
+from gac_core.config import MemberConfig, member_names
+from gac_core.errors import ConfigError, GacError, LoadError, one_line
+from gac_core.members.base import Scorer
 
 _FILES: Final = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with its tokenizer and the name it goes by."""
+    """A model, or whatever scores in its place, with its tokenizer and the name it goes by."""
 
     name: str
-    model: PreTrainedModel
+    model: PreTrainedModel | Scorer
     tokenizer: PreTrainedTokenizerBase
     text_tokens: tuple[str, ...] = ()
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """The ids its generation and model configurations end an answer with."""
+        """The ids that end an answer: of a scorer its `end_ids`, if it has any."""
         ends: set[int] = set()
+        if not isinstance(self.model, PreTrainedModel):
+            return frozenset(getattr(self.model, "end_ids", ()))
         for config in (getattr(self.model, "generation_config", None), self.model.config):
             value = getattr(config, "eos_token_id", None)
             if value is not None:
@@ -88,21 +91,6 @@ def load_tokenizers(configs: Sequence[MemberConfig]) -> dict[str, PreTrainedToke
     """
     with ThreadPoolExecutor(max_workers=len(configs)) as pool:
         return dict(zip(member_names(configs), pool.map(_fetch_tokenizer, configs), strict=True))
-
-
-def member_names(configs: Sequence[MemberConfig]) -> list[str]:
-    """Each member's name: the one given, or the end of its model's path, made unique."""
-    names: list[str] = []
-    taken = {config.name for config in configs if config.name}
-    for config in configs:
-        name = config.name or Path(config.model).name or config.model
-        if not config.name:
-            unique, count = name, 2
-            while unique in taken or unique in names:
-                unique, count = f"{name}-{count}", count + 1
-            name = unique
-        names.append(name)
-    return names
 
 
 def _fetch(config: MemberConfig) -> tuple[str, PreTrainedTokenizerBase]:
@@ -232,5 +220,4 @@ def pick_device(device: str, index: int) -> torch.device:
 
 
 def _load_error(model: str, error: BaseException, cure: str) -> LoadError:
-    problem = " ".join(str(error).split())[:300] or type(error).__name__
-    return LoadError(f"{model} could not be loaded: {problem}; {cure}")
+    return LoadError(f"{model} could not be loaded: {one_line(error)}; {cure}")

@@ -4,46 +4,45 @@ Members meet in what all text is made of, so no tokenizer is favoured and nothin
 The paper fuses characters; bytes are the same without half ones, which some tokens are.
 """
 
-from collections.abc import Generator
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
-import numpy as np
-import torch
+from pydantic import Field
 
-from gac_core.decoding.byte_paths import BytePaths
-from gac_core.decoding.request import Ask, Logits, Request
-from gac_core.methods.every_step import every_step
-from gac_core.outputs import Step
+from gac_core.method_specs import MethodOptions, MethodSpec
+
+if TYPE_CHECKING:
+    from gac_core.decoding.request import Decoder, Request
 
 
-def chared(request: Request) -> Generator[Ask | Step, Logits, None]:
-    """Ask where a token came to its end, fuse the next byte, emit it.
+class CharEDOptions(MethodOptions):
+    """How exact the bytes' probabilities are."""
 
-    Where all members share one vocabulary, tokens are common units already: bytes would cost more
-    steps, and a member alone would no longer write what it writes.
-    """
-    if request.settings.units is request.union:
-        yield from every_step(request)
-        return
-    most = 1 if request.config.paths == "top" else request.config.paths
-    states = [
-        BytePaths(
-            history,
-            member.tokenizer,
-            most,
-            context_size=member.scorer.context_size,
-            leading_space=request.is_chat and member.leading_space,
-            allowed=None if request.constraint is None else request.constraint.allowed,
-        )
-        for member, history in zip(request.members, request.histories, strict=True)
-    ]
+    paths: Annotated[int, Field(ge=1, le=64)] | Literal["top"] = Field(
+        "top", description="tokenisations of the text kept per member; top is 1"
+    )
+
+
+def chared(request: "Request") -> "Decoder":
+    """Ask where a token came to its end, fuse the next byte, emit it."""
+    from gac_core.decoding.byte_paths import NextBytes
+
+    options: CharEDOptions = request.options
+    next_bytes = NextBytes(request, 1 if options.paths == "top" else options.paths)
     while not request.finished:
-        while queries := {m: asked for m, s in enumerate(states) if (asked := s.queries())}:
-            logits = yield Ask(queries)
-            for m, asked in queries.items():
-                rows = zip(asked, logits[m], strict=True)
-                states[m].read([request.to_probs(m, row[-1], query.ids) for query, row in rows])
-        probs = np.stack([state.next_bytes() for state in states])
-        step = request.emit_byte(torch.from_numpy(probs))
+        step = request.emit_bytes((yield from next_bytes.read()))
         yield step
-        for state in states:
-            state.advance(step.unit)
+        next_bytes.advance(step.unit)
+
+
+SPEC: Final = MethodSpec(
+    "chared",
+    chared,
+    summary="the members' next *bytes* are averaged; `paths` tokenisations of the text are kept "
+    "per member, and with enough of them it is the exact byte-level marginal",
+    paper="https://arxiv.org/abs/2407.11009",
+    options=CharEDOptions,
+    ignores=("fusion", "history", "draft"),
+    scores_text=False,
+    space="bytes",
+    examples=({}, {"paths": 4}),
+)

@@ -1,13 +1,24 @@
 """GaC: fuse at every step (https://arxiv.org/abs/2406.12585, section 3)."""
 
-from collections.abc import Generator
+from typing import TYPE_CHECKING, Final
 
-from gac_core.decoding.request import Ask, Logits, Request
-from gac_core.outputs import Step
+from gac_core.method_specs import MethodSpec
+
+if TYPE_CHECKING:
+    from gac_core.decoding.request import Decoder, Request
 
 
-def every_step(request: Request) -> Generator[Ask | Step, Logits, None]:
+def every_step(request: "Request") -> "Decoder":
     """Ask all members, fuse, emit; over and over."""
     while not request.finished:
-        logits = yield request.ask()
-        yield request.emit_fused(request.fuse(request.read(logits)))
+        answers = yield request.ask()
+        yield request.emit_fused(request.fuse(request.read(answers)))
+
+
+SPEC: Final = MethodSpec(
+    "every_step",
+    every_step,
+    summary="all members decide every unit",
+    paper="https://arxiv.org/abs/2406.12585",
+    examples=({"history": "append"}, {"history": "reencode"}),
+)

@@ -8,24 +8,41 @@ the drafter, so that the text is drawn from the ensemble wherever it is verified
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal
 
 import torch
+from pydantic import Field
 
-from gac_core.config import EnsembleConfig, SamplingParams
-from gac_core.decoding.request import Ask, Fused, Logits, Request
 from gac_core.decoding.sampling import top_row, uniform_at
 from gac_core.errors import ConfigError
 from gac_core.fusion.rules import geometric
-from gac_core.members.local import Query
-from gac_core.methods.gating import is_sure
+from gac_core.members.base import Answers, Ask, Query
+from gac_core.method_specs import MethodOptions, MethodSpec
+from gac_core.methods.cascade import is_sure
 from gac_core.outputs import Step
 from gac_core.tokens.union import UnionVocabulary
 
+if TYPE_CHECKING:
+    from gac_core.config import EnsembleConfig, SamplingParams
+    from gac_core.decoding.mixing import Fused
+    from gac_core.decoding.request import Decoder, Request
+
 _MAJORITY: Final = 0.5
-_LONGEST_UNIT: Final = 512  # bytes
+_LONGEST_UNIT: Final = 512  # bytes; no unit is longer
 _LIKELY: Final = 0.1  # above this, a drafter's token takes the mass of longer ones (the paper's λ)
+
+
+class SafeOptions(MethodOptions):
+    """How much is drafted, and what is questioned."""
+
+    block: int = Field(5, ge=1, le=64, description="tokens the primary drafts at a time")
+    sharpen: Literal["geometric", "prefix", "none"] = Field(
+        "geometric", description="what is done about a fused distribution without a majority"
+    )
+    threshold: float | None = Field(
+        None, ge=0.0, description="the primary is not questioned above this probability"
+    )
 
 
 @dataclass(frozen=True)
@@ -50,8 +67,8 @@ class _Place:
 
     Attributes:
         probs: over its own rows.
-        own: the ids with which it would itself go on with what was drafted: a token, or its ends;
-            none if what it was asked about ends here.
+        own: the verifier's ids at this place that agree with the draft: a token, or its end ids;
+            empty past the end of its ids.
 
     """
 
@@ -59,7 +76,7 @@ class _Place:
     own: frozenset[int]
 
 
-def safe(request: Request) -> Generator[Ask | Step, Logits, None]:
+def safe(request: "Request") -> "Decoder":
     """Draft a block, verify it in one pass, fuse at the first doubtful place; over and over."""
     while not request.finished:
         draft, future, known = yield from _write_ahead(request)
@@ -82,57 +99,31 @@ def safe(request: Request) -> Generator[Ask | Step, Logits, None]:
                 break
 
 
-def check(config: EnsembleConfig, sampling: SamplingParams) -> None:
-    """Refuse what would not be drawn from the members' own distributions.
-
-    Raises:
-        ConfigError: sampling with fusion unite.
-
-    """
-    if sampling.temperature > 0 and config.fusion == "unite":
-        raise ConfigError(
-            "method safe takes no temperature with fusion unite, which cuts distributions to their "
-            "tops while the drafter draws from all of its own; use fusion mean, or temperature 0"
-        )
-
-
 def _write_ahead(
-    request: Request,
-) -> Generator[Ask, Logits, tuple[list[_Drafted], Request, int]]:
-    """A block of the drafter, the request behind it, and how many tokens that request knows.
+    request: "Request",
+) -> "Generator[Ask, Answers, tuple[list[_Drafted], Request, int]]":
+    """A block of the drafter, the request after it, and how many tokens that request knows.
 
-    These are all but the last if that fills a context: nobody can be asked about longer ids.
+    These are all but the last if that fills a context: no member can be asked about longer ids.
     """
     future = request.fork()
     draft: list[_Drafted] = []
-    for _ in range(min(request.config.block, request.steps_left)):
-        before = future.fork() if _may_fill(future) else future
+    for _ in range(min(request.options.block, request.steps_left)):
+        before = future.fork() if not future.answer.fits(_LONGEST_UNIT) else future
         own = future.read((yield future.ask(request.primary)))[request.primary]
-        token = future.choose_alone(own)
+        token = future.answer.choose(own, future.primary_rows)
         step = future.emit_alone(own, token)
         draft.append(_Drafted(own, token, step))
-        if not all(
-            (limit := member.scorer.context_size) is None or history.fits(limit)
-            for member, history in zip(future.members, future.histories, strict=True)
-        ):
+        if not future.answer.fits():
             return draft, before, len(draft) - 1
         if step.is_end:
             break
     return draft, future, len(draft)
 
 
-def _may_fill(request: Request) -> bool:
-    """Whether a unit might fill a context; none is longer than this."""
-    return any(
-        (limit := member.scorer.context_size) is not None
-        and history.prompt_length + len(history.answer) + _LONGEST_UNIT > limit
-        for member, history in zip(request.members, request.histories, strict=True)
-    )
-
-
 def _verify(
-    request: Request, future: Request, draft: Sequence[_Drafted], known: int
-) -> Generator[Ask, Logits, dict[int, dict[int, _Place]]]:
+    request: "Request", future: "Request", draft: Sequence[_Drafted], known: int
+) -> Generator[Ask, Answers, dict[int, dict[int, _Place]]]:
     """By verifier and place in the draft: what it thinks there, unless there is a torn token."""
     starts = {m: _starts(request, future, draft, known, m) for m in request.others}
     queries = {}
@@ -140,21 +131,21 @@ def _verify(
         ids = future.histories[m].ids
         first = min(at.values(), default=len(ids))
         queries[m] = (Query(ids, len(ids) - first + 1),)
-    logits = yield Ask(queries)
+    answers = yield Ask(queries)
     places: dict[int, dict[int, _Place]] = {}
     for m, at in starts.items():
-        ids, (rows,) = future.histories[m].ids, logits[m]
-        offset = len(ids) - len(rows)  # the position the first row stands behind
+        ids, (scored,) = future.histories[m].ids, answers[m]
+        offset = len(ids) - len(scored.logits)  # the position the first row comes after
         places[m] = {}
         for n, start in at.items():
-            probs = request.to_probs(m, rows[start - 1 - offset], ids[:start])
+            probs = request.to_probs(m, scored.logits[start - 1 - offset], ids[:start])
             ends = request.union.vocabularies[m].end_ids if draft[n].step.is_end else frozenset()
             places[m][n] = _Place(probs, ends or frozenset(ids[start : start + 1]))
     return places
 
 
 def _starts(
-    request: Request, future: Request, draft: Sequence[_Drafted], known: int, member: int
+    request: "Request", future: "Request", draft: Sequence[_Drafted], known: int, member: int
 ) -> dict[int, int]:
     """Where in a verifier's ids the drafted tokens begin, for those that tear none of its own."""
     history = future.histories[member]
@@ -176,37 +167,37 @@ def _starts(
     return starts
 
 
-def _is_doubtful(request: Request, drafted: _Drafted, here: Mapping[int, _Place]) -> bool:
+def _is_doubtful(request: "Request", drafted: _Drafted, here: Mapping[int, _Place]) -> bool:
     """Whether fusing might choose something else than the drafter did."""
-    threshold = request.config.threshold
+    threshold = request.options.threshold
     if threshold is not None and is_sure(request.legal(drafted.probs), threshold):
         return False
     if request.sampling.temperature > 0:
         return True
     if all(top_row(place.probs) in place.own for place in here.values()):
         return False
-    if request.config.weighting == "entropy":  # weights that only whole distributions tell
+    if request.mixer.weights_need_probs:
         return True
     aligned = {m: float(place.probs[list(place.own)].sum()) for m, place in here.items()}
     aligned[request.primary] = math.exp(drafted.step.logprob)
     members = tuple(sorted(aligned))
     probs = torch.tensor([[aligned[m]] for m in members], dtype=torch.float64)
-    return float(request.weights_of(members, probs) @ probs[:, 0]) <= _MAJORITY
+    return float(request.mixer.weights_of(members, probs) @ probs[:, 0]) <= _MAJORITY
 
 
-def _fuse(request: Request, drafted: _Drafted, here: Mapping[int, _Place]) -> Fused:
+def _fuse(request: "Request", drafted: _Drafted, here: Mapping[int, _Place]) -> "Fused":
     """The ensemble's distribution; sharpened where it has no majority."""
     fused = request.fuse(
         {request.primary: drafted.probs} | {m: place.probs for m, place in here.items()}
     )
     if float(fused.probs.max()) >= _MAJORITY or request.union.is_shared:
         return fused
-    match request.config.sharpen:
+    match request.options.sharpen:
         case "geometric":
             return request.fuse_views(fused.views, geometric)
         case "prefix":
             likely = (fused.views[request.primary] > _LIKELY).nonzero().flatten().tolist()
-            return Fused(gather_longer(fused.probs, likely, request.union), fused.views)
+            return replace(fused, probs=gather_longer(fused.probs, likely, request.union))
         case _:
             return fused
 
@@ -233,15 +224,47 @@ def gather_longer(probs: torch.Tensor, rows: Sequence[int], union: UnionVocabula
     return probs
 
 
-def _drafter_mass(request: Request, drafted: _Drafted) -> torch.Tensor:
+def _drafter_mass(request: "Request", drafted: _Drafted) -> torch.Tensor:
     """What the drafter drew from, over the union."""
-    drawn = request.to_draw(request.legal(drafted.probs)).to(drafted.probs)
-    return request.spread(request.primary, drawn).double().cpu()
+    drawn = request.answer.sampler.to_draw(request.legal(drafted.probs)).to(drafted.probs)
+    return request.mixer.spread(request.primary, drawn).double().cpu()
 
 
-def _is_kept(request: Request, drafted: _Drafted, fused: Fused, drafter: torch.Tensor) -> bool:
+def _is_kept(request: "Request", drafted: _Drafted, fused: "Fused", drafter: torch.Tensor) -> bool:
     chosen = torch.zeros_like(drafted.probs)
     chosen[drafted.token] = 1.0
-    row = top_row(request.spread(request.primary, chosen))
-    ensemble = float(request.to_draw(request.legal(fused.probs, alone=False))[row])
-    return uniform_at(request.seed, request.position, 1) * float(drafter[row]) < ensemble
+    row = top_row(request.mixer.spread(request.primary, chosen))
+    ensemble = float(request.answer.sampler.to_draw(request.legal(fused.probs, request.union))[row])
+    return (
+        uniform_at(request.answer.sampler.seed, request.position, 1) * float(drafter[row])
+        < ensemble
+    )
+
+
+def _check(config: "EnsembleConfig", sampling: "SamplingParams") -> None:
+    """Refuse what would not be drawn from the members' own distributions.
+
+    Raises:
+        ConfigError: sampling with fusion unite.
+
+    """
+    if sampling.temperature > 0 and config.fusion == "unite":
+        raise ConfigError(
+            "method safe takes no temperature with fusion unite, which cuts distributions to their "
+            "tops while the drafter draws from all of its own; use fusion mean, or temperature 0"
+        )
+
+
+SPEC: Final = MethodSpec(
+    "safe",
+    safe,
+    summary="the primary drafts `block` tokens, the others verify them in one pass; the first "
+    "place is fused at which all tokens align and fusing might change something",
+    paper="https://arxiv.org/abs/2510.15346",
+    options=SafeOptions,
+    ignores=("draft",),
+    scores_text=False,
+    refuses="sampling with `fusion: unite`",
+    check=_check,
+    examples=({}, {"block": 3, "history": "append", "sharpen": "prefix"}),
+)

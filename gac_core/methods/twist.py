@@ -15,19 +15,33 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
+from pydantic import Field
 
-from gac_core.config import EnsembleConfig, SamplingParams
-from gac_core.decoding.request import Ask, Logits, Request
 from gac_core.errors import ConfigError
-from gac_core.members.local import Query
+from gac_core.members.base import Answers, Ask, Query
+from gac_core.method_specs import MethodOptions, MethodSpec
 from gac_core.outputs import Step
 from gac_core.tokens.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from gac_core.config import EnsembleConfig, SamplingParams
+    from gac_core.decoding.request import Decoder, Request
+
 _WINDOW: Final = 2  # bytes by which texts may be out of step
 _CHUNK: Final = 256  # positions of the answer whose logits are held at a time
+
+
+class TwistOptions(MethodOptions):
+    """How long and how widely members search."""
+
+    rounds: int = Field(1, ge=1, description="turns of every member")
+    beams: int = Field(1, ge=1, le=16, description="beams of each search")
+    guidance: float = Field(
+        0.3, ge=0.0, description="how much a unit gains for being in the others' texts"
+    )
 
 
 @dataclass(frozen=True)
@@ -53,30 +67,11 @@ class Beam:
         return self.score / len(self.tokens)
 
 
-def check(config: EnsembleConfig, sampling: SamplingParams) -> None:  # noqa: ARG001
-    """Refuse what makes no sense for whole texts.
-
-    Raises:
-        ConfigError: something is to be drawn, penalised or held to a grammar.
-
-    """
-    for option, is_set in (
-        ("temperature", sampling.temperature > 0),
-        ("repetition_penalty", sampling.repetition_penalty != 1.0),
-        ("grammar", sampling.grammar is not None),
-    ):
-        if is_set:
-            raise ConfigError(
-                f"method twist takes no {option}: it searches for the best whole text instead of "
-                "choosing step by step; leave it out, or use another method"
-            )
-
-
-def twist(request: Request) -> Generator[Ask | Step, Logits, None]:
+def twist(request: "Request") -> "Decoder":
     """Each member searches in its turn; emit the primary's best text in its own tokens."""
     primary, members = request.primary, request.members
     others = sorted(request.others, key=lambda m: members[m].weight)
-    turns = [*others, primary] * request.config.rounds if others else [primary]
+    turns = [*others, primary] * request.options.rounds if others else [primary]
     beams: list[Beam] = []
     for member in turns:
         beams = yield from _search(request, member, beams)
@@ -84,13 +79,13 @@ def twist(request: Request) -> Generator[Ask | Step, Logits, None]:
 
 
 def _search(
-    request: Request, member: int, guides: Sequence[Beam]
-) -> Generator[Ask | Step, Logits, list[Beam]]:
+    request: "Request", member: int, guides: Sequence[Beam]
+) -> Generator[Ask | Step, Answers, list[Beam]]:
     """A member's beam search, as transformers do it; the best texts it found, best first."""
-    width = request.config.beams
+    num_beams = request.options.beams
     vocabulary = request.union.vocabularies[member]
     opens_spaced = request.is_chat and request.members[member].leading_space
-    boost = math.exp(request.config.guidance)
+    boost = math.exp(request.options.guidance)
     close = _closeness(vocabulary, guides, opens_spaced=opens_spaced)
     live, done = [Beam()], list[Beam]()
     for left in reversed(range(_limit(request, member))):
@@ -99,8 +94,8 @@ def _search(
             probs = request.to_probs(member, logits)
             near = close(len(beam.text), not beam.tokens).to(probs.device)
             probs = probs.index_copy(0, near, probs[near] * boost)
-            # Behind the ends there must be enough to fill the next wave.
-            values, tokens = probs.topk(min(width + len(vocabulary.end_ids), len(probs)))
+            # Beside the ends there must be enough to fill the next wave.
+            values, tokens = probs.topk(min(num_beams + len(vocabulary.end_ids), len(probs)))
             for value, token in zip(values.tolist(), tokens.tolist(), strict=True):
                 if value == 0.0:
                     break
@@ -116,28 +111,27 @@ def _search(
                     )
                 )
         found.sort(key=lambda beam: (-beam.score, beam.tokens))
-        done += [beam for beam in found[:width] if beam.is_ended or left == 0]
-        done = sorted(done, key=lambda beam: -beam.mean_score)[:width]
-        live = [beam for beam in found if not beam.is_ended][:width]
-        if not live or (len(done) == width and live[0].mean_score <= done[-1].mean_score):
+        done += [beam for beam in found[:num_beams] if beam.is_ended or left == 0]
+        done = sorted(done, key=lambda beam: -beam.mean_score)[:num_beams]
+        live = [beam for beam in found if not beam.is_ended][:num_beams]
+        if not live or (len(done) == num_beams and live[0].mean_score <= done[-1].mean_score):
             break
     return done
 
 
-def _limit(request: Request, member: int) -> int:
+def _limit(request: "Request", member: int) -> int:
     """How many tokens a member may write, the end included."""
-    limit = request.members[member].scorer.context_size
-    steps = request.steps_left
-    return steps if limit is None else min(steps, limit - len(request.histories[member].ids) + 1)
+    budget, steps = request.histories[member].budget, request.steps_left
+    return steps if budget is None else min(steps, budget + 1)
 
 
 def _wave(
-    request: Request, member: int, live: Sequence[Beam]
-) -> Generator[Ask, Logits, list[torch.Tensor]]:
+    request: "Request", member: int, live: Sequence[Beam]
+) -> Generator[Ask, Answers, list[torch.Tensor]]:
     """The logits after each live text, (rows,) each."""
     prompt = request.histories[member].ids
     queries = [Query([*prompt, *beam.tokens], branch=n) for n, beam in enumerate(live)]
-    return [rows[-1] for rows in (yield Ask({member: queries}))[member]]
+    return [scored.logits[-1] for scored in (yield Ask({member: queries}))[member]]
 
 
 def _closeness(
@@ -164,13 +158,45 @@ def _closeness(
     return close
 
 
-def _emit(request: Request, tokens: Sequence[int]) -> Generator[Ask | Step, Logits, None]:
+def _emit(request: "Request", tokens: Sequence[int]) -> Generator[Ask | Step, Answers, None]:
     """The primary's tokens as steps; its views of them are asked for once more, many at a time."""
     primary, prompt = request.primary, request.histories[request.primary].ids
     for start in range(0, len(tokens), _CHUNK):
         part = tokens[start : start + _CHUNK]
         query = Query([*prompt, *tokens[: start + len(part) - 1]], len(part))
-        (rows,) = (yield Ask({primary: (query,)}))[primary]
-        for token, logits in zip(part, rows, strict=True):
+        (scored,) = (yield Ask({primary: (query,)}))[primary]
+        for token, logits in zip(part, scored.logits, strict=True):
             step = request.emit_alone(request.to_probs(primary, logits), token)
             yield replace(step, decided_by="ensemble") if request.others else step
+
+
+def _check(config: "EnsembleConfig", sampling: "SamplingParams") -> None:  # noqa: ARG001
+    """Refuse what makes no sense for whole texts.
+
+    Raises:
+        ConfigError: something is to be drawn, penalised or held to a grammar.
+
+    """
+    for option, is_set in (
+        ("temperature", sampling.temperature > 0),
+        ("repetition_penalty", sampling.repetition_penalty != 1.0),
+        ("grammar", sampling.grammar is not None),
+    ):
+        if is_set:
+            raise ConfigError(
+                f"method twist takes no {option}: it searches for the best whole text instead of "
+                "choosing step by step; leave it out, or use another method"
+            )
+
+
+SPEC: Final = MethodSpec(
+    "twist",
+    twist,
+    summary="members search whole answers in turn, each drawn to the texts of the one before; all "
+    "steps come at the end",
+    paper="https://arxiv.org/abs/2205.09273",
+    options=TwistOptions,
+    ignores=("fusion", "weighting", "history", "draft"),
+    refuses="sampling, grammars, `repetition_penalty`",
+    check=_check,
+)

@@ -7,6 +7,14 @@ from typing import Self
 from gac_core.tokens.tokenizer import ByteTokenizer
 
 
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """The length of the longest common prefix."""
+    count = min(len(a), len(b))
+    if list(a[:count]) == list(b[:count]):
+        return count
+    return next(i for i in range(count) if a[i] != b[i])
+
+
 class History:
     """What one member has read, in its own ids.
 
@@ -19,23 +27,31 @@ class History:
         prompt_ids: the member's prompt; never changed.
         tokenizer: how the member writes.
         reencode: which way.
+        context_size: the most ids the member can read; None if there is no limit.
 
     Attributes:
         prompt_length: the number of the prompt's ids.
+        context_size: the most ids the member can read, or None.
         answer: the bytes of the answer so far, as this member has them.
 
     """
 
     def __init__(
-        self, prompt_ids: Sequence[int], tokenizer: ByteTokenizer, *, reencode: bool
+        self,
+        prompt_ids: Sequence[int],
+        tokenizer: ByteTokenizer,
+        *,
+        reencode: bool,
+        context_size: int | None = None,
     ) -> None:
         self.prompt_length = len(prompt_ids)
+        self.context_size = context_size
         self.answer = b""
         self._ids = list(prompt_ids)
         self._tokenizer = tokenizer
         self._reencode = reencode
         self._met_foreign = False
-        self._is_stale = False  # whether the answer must be encoded anew before it is read
+        self._is_stale = False  # whether the answer must be encoded anew before its ids are used
         self._encoded = b""  # the beginning of the answer that was encoded so far
 
     def copy(self) -> Self:
@@ -59,11 +75,18 @@ class History:
         """The number of the answer's ids."""
         return len(self.ids) - self.prompt_length
 
-    def fits(self, context_size: int) -> bool:
-        """Whether the ids fit a context."""
+    @property
+    def budget(self) -> int | None:
+        """How many ids more the context holds; None if there is no limit."""
+        return None if self.context_size is None else self.context_size - len(self.ids)
+
+    def fits(self, more: int = 0) -> bool:
+        """Whether the context holds the ids, after so many further bytes too."""
+        if self.context_size is None:
+            return True
         # No token is shorter than a byte; so most often nothing need be encoded to know.
-        at_most = self.prompt_length + len(self.answer)
-        return at_most <= context_size or len(self.ids) <= context_size
+        at_most = self.prompt_length + len(self.answer) + more
+        return at_most <= self.context_size or (not more and len(self.ids) <= self.context_size)
 
     def append(self, unit: bytes, token: int | None = None, *, is_foreign: bool = True) -> None:
         """Extend the answer by one unit.

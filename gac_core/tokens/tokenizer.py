@@ -6,23 +6,27 @@ tokens and normalises. Three things are wanted instead: a raw prompt as the mode
 tokenizer's own model is put behind just those of its components that belong there.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tokenizers import AddedToken, Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from gac_core.errors import CannotSpellError, RewritesTextError
 from gac_core.tokens.vocabulary import (
     NEVER_IN_TEXT,
-    Kind,
+    TokenKind,
     Vocabulary,
     component_specs,
     fast_backend,
     tokenizer_name,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Texts that a tokenizer which keeps letters, or blanks, gives back unchanged.
 _LETTERS: Final = ("Hello World", "Älter café Ñandú", "STRASSE straße", "Привет Мир")
@@ -128,7 +132,7 @@ class ByteTokenizer:
 
     def _is_text(self, ids: Sequence[int]) -> bool:
         kinds = self.vocabulary.kinds
-        return all(kinds[i] is Kind.TEXT for i in ids)
+        return all(kinds[i] is TokenKind.TEXT for i in ids)
 
     def _bytes(self, ids: Sequence[int]) -> bytes:
         tokens = self.vocabulary.token_bytes
@@ -263,5 +267,5 @@ def _without_prefix(pre_tokenizer: dict[str, Any]) -> dict[str, Any]:
 def _bos_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> list[int]:
     """The ids the tokenizer puts before a text: control tokens, so neither text nor an end."""
     ids = tokenizer("a").input_ids
-    count = next((n for n, i in enumerate(ids) if vocabulary.kinds[i] is Kind.TEXT), 0)
+    count = next((n for n, i in enumerate(ids) if vocabulary.kinds[i] is TokenKind.TEXT), 0)
     return [i for i in ids[:count] if i == tokenizer.bos_token_id]

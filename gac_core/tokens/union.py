@@ -17,9 +17,7 @@ import numpy as np
 import torch
 
 from gac_core.tokens.tokenizer import ByteTokenizer
-from gac_core.tokens.vocabulary import NEVER_IN_TEXT, Kind, Vocabulary
-
-END = b""  # the unit that ends an answer stands for no bytes
+from gac_core.tokens.vocabulary import NEVER_IN_TEXT, TokenKind, Vocabulary
 
 
 class UnionVocabulary:
@@ -83,6 +81,30 @@ class UnionVocabulary:
         start = len(first)
         rows.update((data, start + n) for n, data in enumerate(self._units[start:]))
         return rows
+
+    @property
+    def end_row(self) -> int:
+        """The row that ends an answer; the first of several."""
+        return min(self.end_rows)
+
+    def begin_alike(self, row: int, other: int) -> bool:
+        """Whether two rows begin the same text, or are both the end."""
+        if self.is_end(row) or self.is_end(other):
+            return self.is_end(row) and self.is_end(other)
+        unit, another = self.unit(row), self.unit(other)
+        return unit.startswith(another) or another.startswith(unit)
+
+    def token(self, member: int, row: int) -> int | None:  # noqa: ARG002
+        """The member's own id of a row, where the rows are its own; see `Space`."""
+        return row if self.is_shared else None
+
+    def is_choice(self, member: int, row: int, top: int | None) -> bool:  # noqa: ARG002
+        """Whether the member would have written this row; see `Space`."""
+        return row == top
+
+    def from_units(self, mask: torch.Tensor) -> torch.Tensor:
+        """A mask over the units; see `Space`."""
+        return mask
 
     def has(self, member: int) -> torch.Tensor:
         """Which rows a member has a token for, (size,) of bool."""
@@ -184,7 +206,7 @@ class UnionVocabulary:
         allowed = self._allowed[member].tolist()
         kinds, tokens = vocabulary.kinds, vocabulary.token_bytes
         into = {
-            i: rows[tokens[i]] if kinds[i] is Kind.TEXT else end
+            i: rows[tokens[i]] if kinds[i] is TokenKind.TEXT else end
             for i, ok in enumerate(allowed)
             if ok
         }
@@ -252,8 +274,8 @@ def _allowed(vocabulary: Vocabulary, unspellable: frozenset[int]) -> torch.Tenso
     """Rows that may be chosen: END, and text that every member can spell. (rows,)"""
     return torch.tensor(
         [
-            kind is Kind.END
-            or (kind is Kind.TEXT and (not unspellable or unspellable.isdisjoint(data)))
+            kind is TokenKind.END
+            or (kind is TokenKind.TEXT and (not unspellable or unspellable.isdisjoint(data)))
             for kind, data in zip(vocabulary.kinds, vocabulary.token_bytes, strict=True)
         ]
     )

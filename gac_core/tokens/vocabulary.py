@@ -5,26 +5,30 @@ them behind an alphabet of its own, the second loses leading spaces and turns ha
 U+FFFD. They are read from the tokenizer's own specification instead, as its decoder would.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache, cached_property
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from gac_core.errors import VocabularyError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Bytes that no text holds: those that UTF-8 never uses, and those that begin only characters of the
 # planes 4 to 11, none of which is assigned.
 NEVER_IN_TEXT: Final = frozenset({0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100)})
 
 
-class Kind(IntEnum):
+class TokenKind(IntEnum):
     """What a row of a member's logits stands for."""
 
     TEXT = 0
@@ -47,7 +51,7 @@ class Vocabulary:
     """
 
     token_bytes: tuple[bytes, ...]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[TokenKind, ...]
     byte_fallbacks: frozenset[int] = frozenset()
     added_text: frozenset[int] = frozenset()
 
@@ -62,12 +66,12 @@ class Vocabulary:
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """The ids that end an answer."""
-        return frozenset(i for i, kind in enumerate(self.kinds) if kind is Kind.END)
+        return frozenset(i for i, kind in enumerate(self.kinds) if kind is TokenKind.END)
 
     @cached_property
     def text_ids(self) -> tuple[int, ...]:
         """The ids that stand for text, ascending."""
-        return tuple(i for i, kind in enumerate(self.kinds) if kind is Kind.TEXT)
+        return tuple(i for i, kind in enumerate(self.kinds) if kind is TokenKind.TEXT)
 
     @cached_property
     def text_by_id(self) -> tuple[bytes, ...]:
@@ -86,7 +90,7 @@ class Vocabulary:
         for group in by_reach:  # later groups win
             skip = self.byte_fallbacks if group is not self.byte_fallbacks else frozenset()
             for i in sorted(group - skip, reverse=True):
-                if self.kinds[i] is Kind.TEXT:
+                if self.kinds[i] is TokenKind.TEXT:
                     ids[self.token_bytes[i]] = i
         return ids
 
@@ -103,7 +107,7 @@ class Vocabulary:
         rows: int | None = None,
         end_ids: Iterable[int] = (),
         text_tokens: Iterable[str] = (),
-    ) -> "Vocabulary":
+    ) -> Vocabulary:
         """The vocabulary of a Hugging Face tokenizer.
 
         Args:
@@ -132,37 +136,37 @@ class Vocabulary:
         count = max(size, rows or 0)
         has_fallback = "ByteFallback" in _decoder_types(tokenizer)
         token_bytes = [b""] * count
-        kinds = [Kind.HOLE] * size + [Kind.PADDING] * (count - size)
+        kinds = [TokenKind.HOLE] * size + [TokenKind.PADDING] * (count - size)
         byte_fallbacks, added_text = set(), set()
         unknown_id = tokenizer.unk_token_id
         for i, piece in pieces.items():
             if i == unknown_id:
-                kinds[i] = Kind.CONTROL
+                kinds[i] = TokenKind.CONTROL
             elif data := bytes_of(piece):
-                token_bytes[i], kinds[i] = data, Kind.TEXT
+                token_bytes[i], kinds[i] = data, TokenKind.TEXT
                 if has_fallback and _BYTE_PIECE.fullmatch(piece):
                     byte_fallbacks.add(i)
         for i, token in added.items():
             content = token.content
             if content in as_text or not (token.special or _MARKUP.fullmatch(content)):
-                token_bytes[i], kinds[i] = content.encode(), Kind.TEXT
+                token_bytes[i], kinds[i] = content.encode(), TokenKind.TEXT
                 added_text.add(i)
             else:
-                token_bytes[i], kinds[i] = b"", Kind.CONTROL
+                token_bytes[i], kinds[i] = b"", TokenKind.CONTROL
         ends = {*end_ids, *template_end_ids(tokenizer)}
         if tokenizer.eos_token_id is not None:
             ends.add(tokenizer.eos_token_id)
         for i in ends:
             if not 0 <= i < count:
                 raise VocabularyError(f"end id {i} is outside the {count} rows of the model")
-            token_bytes[i], kinds[i] = b"", Kind.END
+            token_bytes[i], kinds[i] = b"", TokenKind.END
         if not ends:
             raise VocabularyError(
                 f"{tokenizer_name(tokenizer)} has no end token, so no answer would ever end; "
                 "set eos_token_id in the model's generation config"
             )
         if rows is not None and rows < size:
-            lost = [i for i in range(rows, size) if kinds[i] in (Kind.TEXT, Kind.END)]
+            lost = [i for i in range(rows, size) if kinds[i] in (TokenKind.TEXT, TokenKind.END)]
             if lost:
                 raise VocabularyError(
                     f"{tokenizer_name(tokenizer)} has {len(lost)} tokens the model has no rows for "
@@ -173,8 +177,8 @@ class Vocabulary:
         return cls(
             tuple(token_bytes),
             tuple(kinds),
-            frozenset(i for i in byte_fallbacks if kinds[i] is Kind.TEXT),
-            frozenset(i for i in added_text if kinds[i] is Kind.TEXT),
+            frozenset(i for i in byte_fallbacks if kinds[i] is TokenKind.TEXT),
+            frozenset(i for i in added_text if kinds[i] is TokenKind.TEXT),
         )
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from gac_core import ConfigError, GacError, SamplingParams
+from gac_core.chat.prompt import Prompt
 from gac_core.chat.response_format import AnswerForm
 from gac_core.engine.streams import AsyncStream, Stream
-from gac_core.ensemble import Prompt
 from gac_core.grammar.grammar import strict_schema
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Deadline:
         if self._seconds is None:
             yield
             return
-        timer = threading.Timer(self._seconds, stream.expire)
+        timer = threading.Timer(self._seconds, stream.time_out)
         timer.daemon = True
         timer.start()
         try:
@@ -72,7 +72,7 @@ class Deadline:
         if self._seconds is None:
             yield
             return
-        timer = asyncio.get_running_loop().call_later(self._seconds, stream.expire)
+        timer = asyncio.get_running_loop().call_later(self._seconds, stream.time_out)
         try:
             yield
         finally:

@@ -1,0 +1,216 @@
+"""The answer of one request so far: choosing its next unit, and writing it to every history."""
+
+import math
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Self
+
+import torch
+
+from gac_core.config import SamplingParams
+from gac_core.decoding.leading_space import LeadingSpace, Opening
+from gac_core.decoding.sampling import Sampler, top_row
+from gac_core.grammar.constraint import Constraint
+from gac_core.members.base import Member
+from gac_core.outputs import DecidedBy, MemberView, Step
+from gac_core.tokens.history import History
+from gac_core.tokens.spaces import PrimaryRows, Space
+from gac_core.tokens.union import UnionVocabulary
+
+
+class Answer:
+    """What was written so far, as each member has it, and how it may go on.
+
+    Args:
+        members: of the ensemble.
+        union: of their vocabularies.
+        prompts: each member's prompt ids.
+        sampling: how units are chosen; its seed is set.
+        reencode: which way histories are told of units; see `History`.
+        is_chat: whether the answer begins a turn of its own, so that a leading space may be a
+            matter of spelling.
+        constraint: the grammar the answer is held to.
+
+    Attributes:
+        histories: what each member has read, by member index.
+        position: how many units were emitted.
+        was_truncated: whether the token budget forced the shortest completion of the grammar
+            instead of what was chosen.
+
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        union: UnionVocabulary,
+        prompts: Sequence[Sequence[int]],
+        sampling: SamplingParams,
+        *,
+        reencode: bool,
+        is_chat: bool,
+        constraint: Constraint | None,
+    ) -> None:
+        self._members = members
+        self._union = union
+        self._sampling = sampling
+        self.constraint = constraint
+        self.sampler = Sampler(sampling)
+        self.leading_space = LeadingSpace(members, union, is_chat=is_chat)
+        self.position = 0
+        self.was_truncated = False
+        self.histories = tuple(
+            History(
+                ids,
+                member.tokenizer,
+                reencode=reencode,
+                context_size=member.scorer.context_size,
+            )
+            for ids, member in zip(prompts, members, strict=True)
+        )
+
+    def fork(self, *, free: bool = False) -> Self:
+        """A copy that goes its own way.
+
+        Args:
+            free: of the grammar, too.
+
+        """
+        other = copy(self)
+        other.histories = tuple(history.copy() for history in self.histories)
+        other.leading_space = self.leading_space.copy()
+        if self.constraint is not None:
+            other.constraint = None if free else self.constraint.copy()
+        return other
+
+    # ------------------------------------------------ budget
+
+    @property
+    def steps_left(self) -> int:
+        """How many units may still be emitted."""
+        return self._sampling.max_new_tokens - self.position
+
+    def fits(self, more: int = 0) -> bool:
+        """Whether every member's context holds the answer, after so many further bytes too."""
+        return all(history.fits(more) for history in self.histories)
+
+    def _has_budget_after(self, row: int, space: Space) -> bool:
+        """Whether the grammar can still be completed after this row."""
+        assert self.constraint is not None
+        if space.is_end(row):
+            return True
+        unit = space.unit(row)
+        if self.leading_space.is_spelling(space):
+            unit = unit.removeprefix(b" ")
+        contexts = [b for history in self.histories if (b := history.budget) is not None]
+        return self.constraint.leaves_room(unit, self.steps_left - 1, contexts)
+
+    # ------------------------------------------------ choosing
+
+    def allowed(self, space: Space) -> torch.Tensor:
+        """Which rows of a space the grammar allows next, (size,) of bool."""
+        assert self.constraint is not None
+        return space.from_units(self.leading_space.allow(self.constraint.allowed(), space))
+
+    def choose(self, probs: torch.Tensor, space: Space, minus: torch.Tensor | None = None) -> int:
+        """The row that is greedy, or drawn for this position with the request's seed.
+
+        With a grammar it is a row that may come and that leaves a budget for the end; where no
+        member wants what may come, or there is no budget, the known way to the end is taken.
+
+        Args:
+            probs: over the space, (size,).
+            space: whose rows they are.
+            minus: draw from the residual over this distribution; see `Sampler.choose`.
+
+        """
+        if self.constraint is None:
+            return self.sampler.choose(probs, self.position, minus)
+        constrained = probs * self.allowed(space)
+        if float(constrained.max()) > 0.0:
+            row = self.sampler.choose(constrained, self.position, minus)
+            if self._has_budget_after(row, space):
+                return row
+            self.was_truncated = True
+        token = self.constraint.next_of_end()
+        return space.end_row if token is None else token
+
+    # ------------------------------------------------ writing
+
+    def emit(
+        self,
+        probs: torch.Tensor,
+        space: Space,
+        views: Mapping[int, torch.Tensor],
+        *,
+        row: int | None = None,
+        minus: torch.Tensor | None = None,
+    ) -> Step:
+        """Choose a row and write its unit to every history.
+
+        Args:
+            probs: the distribution that decides, over the space, (size,).
+            space: whose rows they are.
+            views: the distributions of the members that were asked, by member index, (size,) each.
+            row: what was chosen already.
+            minus: see `choose`.
+
+        """
+        if row is None:
+            row = self.choose(probs, space, minus)
+        unit, is_end = space.unit(row), space.is_end(row)
+        opening = self.leading_space.opening(space, unit)
+        tops = {m: top_row(view) for m, view in views.items()}
+        members = tuple(
+            MemberView(
+                self._members[m].name,
+                opening.show(space.unit(tops[m])),
+                float(view[tops[m]]),
+                float(view[row]),
+            )
+            for m, view in views.items()
+        )
+        if not is_end:
+            for m, history in enumerate(self.histories):
+                written = opening.leads[m] + opening.core
+                token = space.token(m, row) if written == unit else None
+                is_foreign = not space.is_choice(m, row, tops.get(m))
+                history.append(written, token, is_foreign=is_foreign)
+            unit = opening.core
+        is_alone = isinstance(space, PrimaryRows) or len(self._members) == 1
+        decided_by: DecidedBy = "primary" if is_alone else "ensemble"
+        step = Step(unit, is_end, "", float(probs[row].log()), decided_by, members)
+        self._move_on(unit, is_end=is_end)
+        return self._with_top(step, probs, space, opening)
+
+    def append_agreed(self, unit: bytes, token: int | None = None) -> None:
+        """Go on as if all members had written a unit in agreement; for a `fork`.
+
+        Args:
+            unit: its bytes.
+            token: the primary's id of it, if it is one of its own.
+
+        """
+        for m, history in enumerate(self.histories):
+            own = token if self._union.is_shared or m == self._union.primary else None
+            is_own = own is not None or unit in self._union.vocabularies[m].ids_by_bytes
+            history.append(unit, own, is_foreign=not is_own)
+        self._move_on(unit, is_end=False)
+
+    def _move_on(self, unit: bytes, *, is_end: bool) -> None:
+        self.position += 1
+        self.leading_space.close()
+        if self.constraint is not None and not is_end:
+            self.constraint.advance(unit)
+
+    def _with_top(self, step: Step, probs: torch.Tensor, space: Space, opening: Opening) -> Step:
+        """The step with its most probable alternatives, if logprobs are wanted."""
+        if not self._sampling.logprobs:
+            return step
+        values, rows = probs.topk(min(self._sampling.top_logprobs, len(probs)))
+        top = tuple(
+            (opening.show(space.unit(row)), math.log(value))
+            for row, value in zip(rows.tolist(), values.tolist(), strict=True)
+            if value > 0
+        )
+        return replace(step, top=top)

@@ -1,0 +1,74 @@
+"""One request in the engine."""
+
+from collections.abc import Callable, Hashable
+
+from gac_core.decoding.request import Method, Request
+from gac_core.decoding.run import Run, Sink
+from gac_core.members.base import Ask, Query, Scored
+from gac_core.outputs import Step
+
+OnError = Callable[[BaseException], None]
+
+
+class Job:
+    """A request from its submission to its end: its run, its open ask, the answers that came.
+
+    Args:
+        serial: unique in the engine.
+        method: decodes it.
+        request: what is decoded.
+        sink: is given every step, in the engine's thread.
+        on_error: is given the error that ended it, if one did.
+        wake: has the engine look at it; may be called from any thread.
+
+    Attributes:
+        is_over: whether it is finished, failed or cancelled; nothing is delivered then.
+        ask: what it waits for.
+        answers: what has come of that, by member index.
+        keys: names of its sequences in the scorers, by member index.
+
+    """
+
+    def __init__(
+        self,
+        serial: int,
+        method: Method,
+        request: Request,
+        sink: Sink,
+        on_error: OnError,
+        wake: "Callable[[Job], None]",
+    ) -> None:
+        self.serial = serial
+        self.is_over = False
+        self.run = Run(method, request, self._deliver)
+        self.ask = Ask({})
+        self.answers: dict[int, list[Scored]] = {}
+        self.keys: dict[int, set[Hashable]] = {}
+        self._sink = sink
+        self._on_error = on_error
+        self._wake = wake
+
+    def _deliver(self, step: Step) -> None:
+        if not self.is_over:
+            self.is_over = step.outcome is not None
+            self._sink(step)
+
+    def cancel(self) -> None:
+        """Stop computing for it within one round; nothing more is delivered."""
+        if not self.is_over:
+            self.is_over = True
+            self._wake(self)
+
+    def fail(self, error: BaseException) -> None:
+        """Deliver an error instead of further steps."""
+        if not self.is_over:
+            self.is_over = True
+            self._on_error(error)
+
+    def key(self, query: Query) -> Hashable:
+        """The name of the query's sequence in a scorer."""
+        return (self.serial, query.branch)
+
+    def waits_for(self, member: int) -> bool:
+        """Whether a member was asked and has not answered yet."""
+        return member in self.ask.queries and member not in self.answers
