@@ -1,18 +1,23 @@
+import inspect
 import io
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
 import yaml
 
 from gac_core import EnsembleConfig, MemberError
-from gac_core.cli.app import commented_yaml, main
+from gac_core.cli.app import main
+from gac_core.cli.option_groups import Without, flatten_groups
 from gac_core.cli.terminal import printable
+from gac_core.config_template import commented_yaml
 from gac_core.evaluation.results import Row
 from gac_core.evaluation.systems import OnSkip, Settings
 from tests.fakes import pair, tokenizer_of
@@ -120,6 +125,77 @@ def test_errors_are_one_line_and_a_code(
         assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["fit-gate", "--help"], 0),
+        (["run", "--tempurature", "1", "Hello"], 2),
+        (["run", "--set", "paths", "Hello"], 2),
+        (["run", "--device", "cuda:7", "Hello"], 2),
+        (["run", "-c", "nowhere.yaml", "Hello"], 2),
+        (["eval", "--all", "--threshold", "0.5"], 2),
+        (["fit-gate", "--out", "/nowhere/gate.safetensors"], 2),
+        (["config"], 0),
+    ],
+)
+def test_help_and_mistakes_answer_before_torch_is_imported(arguments: list[str], code: int) -> None:
+    program = (
+        "import sys; from gac_core.cli.app import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True)
+    assert (done.returncode, b"Traceback" in done.stderr) == (code, False)
+
+
+def test_the_module_is_the_command() -> None:
+    program = [sys.executable, "-m", "gac_core.cli"]
+    shown = subprocess.run([*program, "run", "--help"], capture_output=True, text=True)
+    assert shown.stdout.startswith("Usage: gac run [OPTIONS] [question]")
+    failed = subprocess.run([*program, "run", "--weights", "a"], input=b"Hi", capture_output=True)
+    assert failed.returncode == 2
+
+
+@dataclass(frozen=True)
+class Pair:
+    a: int = 1
+    b: int = 2
+
+
+def test_groups_become_options_where_they_stand() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    @flatten_groups
+    def command(
+        x: int = 0, *, pair: Pair, y: int = 0, other: Annotated[Pair | None, "no group"] = None
+    ) -> None:
+        seen.append((x, pair, y, other))
+
+    assert list(inspect.signature(command).parameters) == ["x", "a", "b", "y", "other"]
+    command(x=5, a=6, b=7, y=8, other=None)
+    assert seen == [(5, Pair(6, 7), 8, None)]
+
+
+def test_groups_without_some_options_keep_their_defaults() -> None:
+    seen: list[Pair] = []
+
+    @flatten_groups
+    def command(*, pair: Annotated[Pair, Without("a")]) -> None:
+        seen.append(pair)
+
+    assert list(inspect.signature(command).parameters) == ["b"]
+    command(b=7)
+    assert seen == [Pair(1, 7)]
+
+
+def test_two_options_of_one_name_are_refused() -> None:
+    def command(*, pair: Pair, a: int = 0) -> None: ...
+
+    with pytest.raises(ValueError, match="duplicate parameter name: 'a'"):
+        flatten_groups(command)
+
+
 def test_eval_compares_methods_and_controls(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,7 +262,7 @@ def test_chat_remembers_and_obeys_commands(
     assert "begins anew" in err
 
 
-def test_the_pocket_chat_remembers_what_was_said(
+def test_the_pocket_chat_remembers_the_conversation(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = (

@@ -22,7 +22,7 @@ from gac_core import (
     methods,
 )
 from gac_core.cli.app import main
-from gac_core.cli.terminal import comparison_table, evaluation_tables
+from gac_core.cli.evaluate import comparison_table, evaluation_tables
 from gac_core.config import METHODS, PRESETS
 from gac_core.evaluation import controls
 from gac_core.evaluation.results import Row, as_json, gain, verdict

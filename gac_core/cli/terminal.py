@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
@@ -13,11 +13,7 @@ from rich.text import Text
 from gac_core.errors import GacError
 from gac_core.outputs import MemberView, Step
 
-if TYPE_CHECKING:
-    from gac_core.evaluation.gate_fitting import Quality
-    from gac_core.evaluation.results import Row
-
-# How words look, by who decided them.
+# The styles of words: the primary decided alone, all agreed, or the fusion settled it.
 ALONE: Final = ""
 AGREED: Final = "green"
 SETTLED: Final = "bold yellow"
@@ -34,7 +30,7 @@ def err() -> Console:
 
 
 def style_of(step: Step) -> str:
-    """How a step's words look: who decided, and whether they agreed."""
+    """The style of a step's words: who decided them, and whether all members agreed."""
     if step.decided_by == "primary" or len(step.members) < 2:
         return ALONE
     return AGREED if len({view.top for view in step.members}) == 1 else SETTLED
@@ -120,7 +116,13 @@ def _quoted(unit: bytes, *, is_end: bool) -> str:
 
 
 def summary(steps: Sequence[Step], seconds: float) -> None:
-    """Tell on standard error what the answer took."""
+    """Print on standard error what an answer took.
+
+    Args:
+        steps: all of the answer.
+        seconds: of wall time.
+
+    """
     outcome = steps[-1].outcome
     assert outcome is not None
     usage = outcome.usage
@@ -172,99 +174,13 @@ class Bars:
         self._progress.stop()
 
 
-def evaluation_tables(rows: "Sequence[Row]") -> list[Table]:
-    """A line per system: accuracy per task and their mean; and what it cost."""
-    accuracy, cost = _table(), _table()
-    for heading in (*rows[0].right, "average"):
-        accuracy.add_column(Text(_heading(heading)), justify="right")
-    members = [row.name for row in rows if row.kind == "member"]
-    for heading in ("fused\nsteps", "tokens\na second", *(f"forwards\nof {m}" for m in members)):
-        cost.add_column(Text(heading), justify="right")
-    best = max(row.average for row in rows)
-    for row in rows:
-        name = Text(row.name.replace("_", " "))
-        low, high = row.ci95
-        average = f"{row.average:.1%} ±{50 * (high - low):.1f}"
-        accuracy.add_row(
-            name,
-            *(f"{right.mean():.1%}" for right in row.right.values()),
-            Text(average, style="bold" if row.average == best else ""),
-        )
-        cost.add_row(
-            name,
-            f"{row.fused_share:.1%}" if row.kind == "method" else "-",
-            f"{row.tokens_per_second:.0f}",
-            *(f"{row.forwards_per_token.get(m, 0):.2f}" for m in members),
-        )
-    return [accuracy, cost]
+def table() -> Table:
+    """A table without rules, whose first column is named by its rows."""
+    plain = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    plain.add_column("")
+    return plain
 
 
-def comparison_table(rows: "Sequence[Row]") -> Table:
-    """A line per system, of many: how right it is, what it gained, and what it cost."""
-    from gac_core.evaluation.results import best_member, gain
-
-    table = _table()
-    table.add_column("")
-    for heading in (  # the widest rows fit a terminal, or pipe, of 80 columns
-        "average",
-        "gain over\nbest member, %",
-        "fused\nsteps",
-        "forwards\na token",
-        "tokens\n/s",
-    ):
-        table.add_column(heading, justify="right")
-    best = best_member(rows)
-    for row in rows:
-        low, high = row.ci95
-        gained = gain(row, best)
-        least, most = gained.ci95
-        table.add_row(
-            Text(row.name),
-            row.kind,
-            f"{row.average:.1%} ±{50 * (high - low):.1f}",
-            "-"
-            if row.kind == "member"
-            else f"{100 * gained.relative:+.1f} ({100 * least:+.0f}, {100 * most:+.0f})",
-            f"{row.fused_share:.1%}" if row.kind == "method" else "-",
-            f"{sum(row.forwards_per_token.values()):.2f}",
-            f"{row.tokens_per_second:.0f}",
-        )
-    return table
-
-
-def left_out(name: str, error: GacError) -> None:
-    """Tell on standard error that a row of an evaluation is missing, and why."""
-    err().print(Text(f"{name} is left out: {' '.join(str(error).split())}", style="yellow"))
-
-
-def gate_table(found: "Quality") -> Table:
-    """How good a gate is."""
-    table = _table()
-    table.add_column("", justify="right")
-    caught = "-" if found.caught is None else f"{found.caught:.1%}"
-    for name, value in (
-        ("held-out steps", f"{found.steps:,}"),
-        ("steps at which the first model alone would differ", f"{found.differ:.1%}"),
-        ("of these, the gate asks the others at", caught),
-        ("of all steps, the gate asks the others at", f"{found.deferred:.1%}"),
-        ("log-likelihood of what was chosen, a step", f"{found.log_likelihood:.4f}"),
-        ("if the others were never asked", f"{found.log_likelihood_never:.4f}"),
-        ("if they always were", f"{found.log_likelihood_always:.4f}"),
-    ):
-        table.add_row(name, value)
-    return table
-
-
-def _heading(name: str) -> str:
-    """A name on several lines, so that a row fits a terminal of 80 columns."""
-    words = [
-        w if len(w) < 9 else f"{w[: len(w) // 2 + 1]}-\n{w[len(w) // 2 + 1 :]}"
-        for w in name.split("_")
-    ]
-    return "\n".join(words)
-
-
-def _table() -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("")
-    return table
+def one_line(error: GacError) -> str:
+    """The message of an error on one line."""
+    return " ".join(str(error).split())

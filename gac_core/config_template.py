@@ -1,0 +1,42 @@
+"""A configuration file to begin with: every option at its default, with a comment."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from gac_core.config import EnsembleConfig, MemberConfig
+
+
+def commented_yaml(models: Sequence[str]) -> str:
+    """The YAML of an ensemble in which every option but the models is a comment.
+
+    Args:
+        models: folders or hub names, one or more.
+
+    """
+    lines = ["# An ensemble for gac. Options left out have the values shown.", "members:"]
+    for index, model in enumerate(models):
+        lines.append(f"  - model: {_flow(model)}")
+        if index == 0:
+            lines += _options(MemberConfig, skip="model", indent="    ")
+    lines.append("")
+    lines += _options(EnsembleConfig, skip="members", indent="")
+    return "\n".join(lines) + "\n"
+
+
+def _options(kind: type[BaseModel], *, skip: str, indent: str) -> list[str]:
+    lines = []
+    for name, field in kind.model_fields.items():
+        if name != skip:
+            comment = f"  # {field.description}" if field.description else ""
+            lines.append(f"{indent}# {name}: {_flow(field.default)}{comment}")
+    return lines
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    shown = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(shown, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.removesuffix("...\n").strip()
