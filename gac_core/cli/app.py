@@ -263,9 +263,10 @@ def evaluate(
     """
     import torch
 
-    from gac_core.ensemble import POCKET_GATE
-    from gac_core.evaluation import results
-    from gac_core.evaluation import systems as evaluation
+    from gac_core import pocket
+    from gac_core.evaluation import evaluate as evaluation
+    from gac_core.evaluation import results, systems
+    from gac_core.pocket.questions import HELDOUT
 
     everything = everything or bool(method)
     if everything and threshold:
@@ -274,19 +275,20 @@ def evaluate(
             "threshold into a --config file"
         )
     placed = Placement(model, config, weights, None, None, primary, device, dtype)
-    asked = evaluation.Settings(
+    asked = systems.EvalOptions(
+        HELDOUT,
         items,
         seed,
-        tuple(threshold or evaluation.THRESHOLDS),
+        tuple(threshold or systems.THRESHOLDS),
         tuple(task or ()),
         everything,
         tuple(method or ()),
-        str(POCKET_GATE) if placed.is_pocket and not primary else None,
+        str(pocket.GATE) if placed.is_pocket and not primary else None,
     )
     ensemble_config = placed.load(lazy=True).config
     if placed.is_pocket:
         torch.set_num_threads(1)  # more would only wait for one another on models this small
-    rows: list[results.Row] = []
+    rows: list[results.Result] = []
     interrupted = False
     with Bars() as bars:
         try:
@@ -360,6 +362,7 @@ def fit_gate(
 
     from gac_core.ensemble import Ensemble
     from gac_core.evaluation import gate_fitting
+    from gac_core.pocket.questions import training_prompts
 
     if output.exists() and not force:
         raise ConfigError(f"{output} exists; add --force to overwrite it")
@@ -373,7 +376,7 @@ def fit_gate(
         asked = gate_fitting.parse_prompts(lines, is_jsonl=is_jsonl, seed=seed)[:items]
     elif placed.is_pocket:
         torch.set_num_threads(1)  # more would only wait for one another on models this small
-        asked = gate_fitting.pocket_prompts(items, seed)
+        asked = training_prompts(items, seed)
     else:
         raise ConfigError("--prompts is needed with models of your own: a file, one prompt a line")
     sampling = _sampling(max_new_tokens, 0.0, 1.0, None, None)
@@ -411,14 +414,14 @@ def vocab(
     It was above 90% for all pairs of the GaC paper; others rely on re-encoded histories, which
     are the default.
     """
-    from gac_core.ensemble import POCKET_MEMBERS, pocket_folder
+    from gac_core import pocket
     from gac_core.members.loading import load_tokenizers
     from gac_core.tokens.overlap import overlap
     from gac_core.tokens.tokenizer import ByteTokenizer
     from gac_core.tokens.vocabulary import Kind, Vocabulary
 
     common_words = _common_words(words)
-    paths = models or [str(pocket_folder(name)) for name in POCKET_MEMBERS]
+    paths = models or [str(pocket.folder(name)) for name in pocket.NAMES]
     loaded = load_tokenizers([MemberConfig(model=path) for path in paths])
     tokenizers = {name: ByteTokenizer(t, Vocabulary.of(t)) for name, t in loaded.items()}
     console = out()

@@ -15,7 +15,7 @@ from gac_core.outputs import MemberView, Step
 
 if TYPE_CHECKING:
     from gac_core.evaluation.gate_fitting import Quality
-    from gac_core.evaluation.results import Row
+    from gac_core.evaluation.results import Result
 
 # How words look, by who decided them.
 ALONE: Final = ""
@@ -172,7 +172,7 @@ class Bars:
         self._progress.stop()
 
 
-def evaluation_tables(rows: "Sequence[Row]") -> list[Table]:
+def evaluation_tables(rows: "Sequence[Result]") -> list[Table]:
     """A line per system: accuracy per task and their mean; and what it cost."""
     accuracy, cost = _table(), _table()
     for heading in (*rows[0].right, "average"):
@@ -199,7 +199,7 @@ def evaluation_tables(rows: "Sequence[Row]") -> list[Table]:
     return [accuracy, cost]
 
 
-def comparison_table(rows: "Sequence[Row]") -> Table:
+def comparison_table(rows: "Sequence[Result]") -> Table:
     """A line per system, of many: how right it is, what it gained, and what it cost."""
     from gac_core.evaluation.results import best_member, gain
 

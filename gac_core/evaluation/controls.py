@@ -1,4 +1,4 @@
-"""What the same members do without fusing, at a like cost: what gains are to be held against.
+"""Controls: what the same members do without fusing, at a similar cost.
 
 *Self-consistency* samples one member as often as there are members, *routing* asks the member that
 is best at the task, *rerank* lets all members choose among their answers.
@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Final
 
+from gac_core.chat.prompt import Message
 from gac_core.config import SamplingParams
 from gac_core.decoding.request import Member
 from gac_core.ensemble import Ensemble
+from gac_core.evaluation.questions import Item
 from gac_core.fusion.weighting import Likelihood
 from gac_core.members.local import Query
 from gac_core.outputs import Output
-from gac_core.pocket.tasks import Item, Message
 
 Answers = Callable[[str, Sequence[Item]], Iterator[Output]]  # to the items of a task, in order
 
@@ -158,6 +159,6 @@ def _log_likelihoods(
 
 
 def _own_ids(member: Member, text: str) -> list[int]:
-    """An answer as the member would write it behind its prompt."""
+    """An answer as the member would write it after its prompt."""
     lead = " " if member.leading_space and not text.startswith(" ") else ""
     return member.tokenizer.encode((lead + text).encode())

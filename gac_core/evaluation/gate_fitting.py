@@ -32,14 +32,21 @@ from gac_core.errors import ConfigError
 from gac_core.methods import register_method
 from gac_core.methods.gating import DEFAULT_THRESHOLD
 from gac_core.outputs import Step
-from gac_core.pocket import tasks
 from gac_core.tokens.union import UnionVocabulary
 
 COST: Final = 0.02
 _L2: Final = 1e-4  # on the weights of standardised features
 _HELD_OUT: Final = 5  # every fifth prompt
-_LOOKED_AT: Final = 64  # units of a distribution; behind them hardly any mass is left
-_KEPT: Final = ("members", "primary", "fusion", "weighting", "temper", "history", "max_batch")
+_TOP_UNITS: Final = 64  # of a distribution; the others have hardly any mass
+_KEPT_OPTIONS: Final = (
+    "members",
+    "primary",
+    "fusion",
+    "weighting",
+    "temper",
+    "history",
+    "max_batch",
+)
 
 
 # ------------------------------------------------ recording
@@ -93,7 +100,7 @@ def _agree(union: UnionVocabulary, row: int, other: int) -> bool:
 
 def _mass(union: UnionVocabulary, probs: torch.Tensor, chosen: int) -> float:
     """The probability of what agrees with a row, among that row and the most probable ones."""
-    rows = {chosen, *probs.topk(min(_LOOKED_AT, len(probs))).indices.tolist()}
+    rows = {chosen, *probs.topk(min(_TOP_UNITS, len(probs))).indices.tolist()}
     return sum(float(probs[row]) for row in rows if _agree(union, row, chosen))
 
 
@@ -136,12 +143,12 @@ def recording_config(config: EnsembleConfig) -> EnsembleConfig:
     """The configuration of the same ensemble that records its steps.
 
     Raises:
-        ConfigError: there is nobody to ask but the primary.
+        ConfigError: there is no member to ask but the primary.
 
     """
     if sum(weight > 0 for weight in config.weights) < 2:
         raise ConfigError("a gate says when to ask the others; name two models or more")
-    values = {name: getattr(config, name) for name in _KEPT}
+    values = {name: getattr(config, name) for name in _KEPT_OPTIONS}
     return EnsembleConfig.of({**values, "method": "_record_steps"})
 
 
@@ -157,7 +164,7 @@ def record(
         ensemble: of a `recording_config`.
         prompts: five or more.
         sampling: how it answers.
-        on_answer: told of each answer.
+        on_answer: called after each answer.
 
     Raises:
         ConfigError: there are fewer prompts.
@@ -259,13 +266,6 @@ def quality(gate: GateHead, recording: Recording) -> Quality:
 
 
 # ------------------------------------------------ prompts
-
-
-def pocket_prompts(count: int, seed: int) -> list[Prompt]:
-    """Questions like those the pocket members were trained on, of all tasks in turn."""
-    rng = random.Random(f"gate {seed}")
-    names = list(tasks.JUDGED)
-    return [tasks.draw(names[n % len(names)], rng, "train").messages for n in range(count)]
 
 
 def parse_prompts(lines: Sequence[str], *, is_jsonl: bool, seed: int) -> list[Prompt]:
