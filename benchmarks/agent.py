@@ -17,9 +17,8 @@ from langchain_core.messages import HumanMessage
 from langchain_core.tools import BaseTool, StructuredTool
 from langgraph.errors import GraphRecursionError
 
-from gac_core import Ensemble
-from gac_core.ensemble import pocket_folder
-from gac_core.pocket import tasks
+from gac_core import Ensemble, pocket
+from gac_core.pocket.tasks.tools import Tool, function_of, tool_value, tools_of
 from gac_core.pocket.words import Source
 from gac_integrations.langchain import ChatGaC, GaCModelError
 
@@ -31,7 +30,7 @@ class Asked:
     """A question, the tools there are, the call that is right, and its result."""
 
     question: str
-    tools: list[tasks.Tool]
+    tools: list[Tool]
     call: tuple[str, dict[str, Any]]
     result: str
 
@@ -40,10 +39,10 @@ def questions(count: int, seed: int) -> Iterator[Asked]:
     """Held-out questions; the same ones for the same seed."""
     source = Source(random.Random(f"agent {seed}"), "heldout", made_up=0.25)
     for _ in range(count):
-        tools = tasks.tools_of(source, source.rng.choice((1, 2, 2, 3, 3)))
+        tools = tools_of(source, source.rng.choice((1, 2, 2, 3, 3)))
         tool = source.rng.choice(tools)
-        arguments = {name: tasks.tool_value(source, kind) for name, kind in tool.values.items()}
-        result = str(tasks.tool_value(source, tool.result))
+        arguments = {name: tool_value(source, kind) for name, kind in tool.values.items()}
+        result = str(tool_value(source, tool.result))
         yield Asked(
             tool.question.format(**arguments),
             tools,
@@ -65,14 +64,14 @@ def is_right(llm: ChatGaC, asked: Asked) -> bool:
     return calls == [asked.call] and asked.result in done["messages"][-1].text
 
 
-def callable_tool(tool: tasks.Tool, result: str, calls: Calls) -> BaseTool:
+def callable_tool(tool: Tool, result: str, calls: Calls) -> BaseTool:
     """A tool that writes its calls down, and whose result is always the same."""
 
     def call(**arguments: Any) -> str:
         calls.append((tool.name, arguments))
         return result
 
-    function = tasks.function_of(tool)
+    function = function_of(tool)
     return StructuredTool.from_function(
         call,
         name=tool.name,
@@ -85,8 +84,8 @@ def measured(count: int, seed: int = 0, *, alone: bool = True) -> dict[str, floa
     """The share of right answers of all together and, if asked for, of each member alone."""
     asked = list(questions(count, seed))
     figures: dict[str, float] = {}
-    for name in ("ada", "bo", "cy") if alone else ():
-        with Ensemble.from_pretrained([str(pocket_folder(name))], progress=False) as member:
+    for name in pocket.NAMES if alone else ():
+        with Ensemble.from_pretrained([str(pocket.folder(name))], progress=False) as member:
             llm = ChatGaC(ensemble=member)
             figures[name] = sum(is_right(llm, one) for one in asked) / count
     with Ensemble.pocket() as ensemble:

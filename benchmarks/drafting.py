@@ -22,8 +22,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from gac_core import Ensemble, Output
-from gac_core.ensemble import pocket_folder
+from gac_core import Ensemble, Output, pocket
 from gac_core.pocket import tasks
 
 SEED = 7  # of the questions; no development was done on them
@@ -105,8 +104,8 @@ def timed(work: Callable[[], list[Output]]) -> tuple[float, list[Output]]:
 
 def beside_assisted(count: int) -> dict[str, Any]:
     """Two members of one vocabulary, the second drafting: ours, and transformers'."""
-    tokenizer = AutoTokenizer.from_pretrained(pocket_folder("ada"))
-    target = AutoModelForCausalLM.from_pretrained(pocket_folder("ada")).eval()
+    tokenizer = AutoTokenizer.from_pretrained(pocket.folder("ada"))
+    target = AutoModelForCausalLM.from_pretrained(pocket.folder("ada")).eval()
     assistant = noisy(target)
     prompts = [item.messages for item in tasks.heldout("retrieval", count, SEED)]
     pairs = [(target, tokenizer), (assistant, tokenizer)]

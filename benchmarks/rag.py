@@ -21,9 +21,8 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.schema import TextNode
 from sentence_transformers import SentenceTransformer
 
-from gac_core import Ensemble
-from gac_core.ensemble import pocket_folder
-from gac_core.pocket import tasks
+from gac_core import Ensemble, pocket
+from gac_core.pocket.tasks.facts import Fact, facts_about
 from gac_core.pocket.words import Source
 from gac_integrations.llama_index import GaCLLM
 
@@ -57,7 +56,7 @@ class Library:
     """Notes, and questions that one fact in them answers."""
 
     notes: list[str]
-    facts: list[tasks.Fact]
+    facts: list[Fact]
 
 
 def library(questions: int, seed: int) -> Library:
@@ -65,10 +64,10 @@ def library(questions: int, seed: int) -> Library:
     source = Source(random.Random(f"rag {seed}"), "heldout", made_up=0.25)
     rng = source.rng
     notes: list[str] = []
-    facts: list[tasks.Fact] = []
+    facts: list[Fact] = []
     names: set[str] = set()
     while len(facts) < questions:
-        known = tasks.facts_about(source, rng.randint(3, 6))
+        known = facts_about(source, rng.randint(3, 6))
         told = {fact.name for fact in known}
         if told & names:
             continue
@@ -85,7 +84,7 @@ async def share_right(ensemble: Ensemble, index: VectorStoreIndex, asked: Librar
     engine = index.as_query_engine(llm=GaCLLM(ensemble=ensemble), similarity_top_k=3)
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def is_right(fact: tasks.Fact) -> bool:
+    async def is_right(fact: Fact) -> bool:
         async with gate:
             return str(await engine.aquery(fact.question)).strip() == fact.answer
 
@@ -103,8 +102,8 @@ def measured(questions: int, seed: int = 0) -> dict[str, float]:
         for fact in asked.facts
     ]
     figures = {"retrieved": sum(retrieved) / len(retrieved)}
-    for name in ("ada", "bo", "cy"):
-        with Ensemble.from_pretrained([str(pocket_folder(name))], progress=False) as alone:
+    for name in pocket.NAMES:
+        with Ensemble.from_pretrained([str(pocket.folder(name))], progress=False) as alone:
             figures[name] = asyncio.run(share_right(alone, index, asked))
     with Ensemble.pocket() as ensemble:
         figures["together"] = asyncio.run(share_right(ensemble, index, asked))

@@ -2,12 +2,11 @@
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gac_core import Ensemble
-from gac_core.ensemble import pocket_folder
+from gac_core import Ensemble, pocket
 
 pairs = [
     (AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
-    for folder in (pocket_folder("bo"), pocket_folder("cy"))
+    for folder in (pocket.folder("bo"), pocket.folder("cy"))
 ]
 with Ensemble.from_models(pairs, names=["bo", "cy"], weights=[0.6, 0.4]) as ensemble:
     print(f"{ensemble.union.size} units in the union vocabulary")

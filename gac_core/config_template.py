@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel
 
 from gac_core.config import EnsembleConfig, MemberConfig
+from gac_core.registry import METHODS
 
 
 def commented_yaml(models: Sequence[str]) -> str:
@@ -20,16 +21,20 @@ def commented_yaml(models: Sequence[str]) -> str:
     for index, model in enumerate(models):
         lines.append(f"  - model: {_flow(model)}")
         if index == 0:
-            lines += _options(MemberConfig, skip="model", indent="    ")
+            lines += _options(MemberConfig, "model", indent="    ")
     lines.append("")
-    lines += _options(EnsembleConfig, skip="members", indent="")
+    lines += _options(EnsembleConfig, "members", "options")
+    for method in METHODS.builtin:
+        own = METHODS.get(method).options
+        if own.model_fields:
+            lines += ["", f"# Of method {method} only:", *_options(own)]
     return "\n".join(lines) + "\n"
 
 
-def _options(kind: type[BaseModel], *, skip: str, indent: str) -> list[str]:
+def _options(kind: type[BaseModel], *skipped: str, indent: str = "") -> list[str]:
     lines = []
     for name, field in kind.model_fields.items():
-        if name != skip:
+        if name not in skipped:
             comment = f"  # {field.description}" if field.description else ""
             lines.append(f"{indent}# {name}: {_flow(field.default)}{comment}")
     return lines

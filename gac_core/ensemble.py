@@ -6,13 +6,13 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gac_core import pocket
 from gac_core.chat.prompt import Prompt
 from gac_core.config import MAX_SEED, EnsembleConfig, MemberConfig, SamplingParams
 from gac_core.decoding.run import Sink
@@ -25,16 +25,6 @@ from gac_core.method_specs import MethodSpec
 from gac_core.outputs import Output
 from gac_core.runtime import Runtime
 from gac_core.tokens.union import UnionVocabulary
-
-POCKET_MEMBERS: Final = ("ada", "bo", "cy")
-
-
-def pocket_folder(name: str) -> Path:
-    """Where an embedded member is."""
-    return Path(str(files("gac_core.pocket"))) / "members" / name
-
-
-POCKET_GATE: Final = pocket_folder("gate.safetensors")
 
 
 class Ensemble:
@@ -78,13 +68,7 @@ class Ensemble:
                 primary is the first, for which one is embedded, too.
 
         """
-        members = [
-            MemberConfig(model=str(pocket_folder(name)), name=name, device="cpu", dtype="float32")
-            for name in POCKET_MEMBERS
-        ]
-        if options.get("method") == "co_llm" and options.get("primary", 0) == 0:
-            options = {"gate": str(POCKET_GATE), **options}
-        config = _config_of(members, options)
+        config = _config_of(pocket.members(), pocket.with_defaults(options))
         return cls(config, _loader(config, progress=False), lazy=lazy)
 
     @classmethod

@@ -77,6 +77,6 @@ class EngineClosedError(GacError):
     """The ensemble was closed before or while it answered."""
 
 
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """The message of an error on one line, cut to a length; its type if there is none."""
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """The message of an error on one line, perhaps cut to a length; its type if there is none."""
     return " ".join(str(error).split())[:limit] or type(error).__name__

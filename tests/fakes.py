@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gac_core.decoding.gate_head import GateHead
 from tokenizers import (
     AddedToken,
     Regex,
@@ -31,8 +32,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
-
-from gac_core.decoding.gate_head import GateHead
 
 REAL_FOLDER = Path(
     os.environ.get("GAC_TOKENIZERS", Path(__file__).parents[2] / "shared/tokenizers")

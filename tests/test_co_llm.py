@@ -17,11 +17,11 @@ from gac_core.evaluation.gate_fitting import (
     Recording,
     fit,
     parse_prompts,
-    pocket_prompts,
     quality,
     record,
     recording_config,
 )
+from gac_core.pocket.questions import training_prompts
 from tests.fakes import FAMILIES, random_gate, scripted
 from tests.laws import assert_same, make
 from tests.reference import SlowMember, slow_ensemble
@@ -187,7 +187,7 @@ def test_prompts_of_a_file() -> None:
     for line in ("{", '"Hello"', '{"prompt": 3}', '{"prompt": "a", "messages": []}'):
         with pytest.raises(ConfigError, match="line 1 is no prompt"):
             parse_prompts([line], is_jsonl=True, seed=0)
-    assert pocket_prompts(7, 1) == pocket_prompts(7, 1) != pocket_prompts(7, 2)
+    assert training_prompts(7, 1) == training_prompts(7, 1) != training_prompts(7, 2)
 
 
 # ------------------------------------------------ the command and the embedded gate
@@ -247,7 +247,7 @@ def test_what_fit_gate_refuses(
 def test_the_pocket_ensemble_has_a_gate() -> None:
     with Ensemble.pocket(method="co_llm") as ensemble:
         assert ensemble.generate(QUESTION).text == "77 - 49 = 28"
-        outputs = ensemble.batch(pocket_prompts(24, 99), max_new_tokens=160)
+        outputs = ensemble.batch(training_prompts(24, 99), max_new_tokens=160)
     fused = sum(output.usage.fused_steps for output in outputs)
     assert 0 < fused < 0.1 * sum(output.usage.steps for output in outputs)
     with pytest.raises(ConfigError, match="needs gate"):

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,20 +26,22 @@ from gac_core.cli.app import main
 from gac_core.cli.evaluate import comparison_table, evaluation_tables
 from gac_core.config import METHODS, PRESETS
 from gac_core.evaluation import controls
-from gac_core.evaluation.results import Row, as_json, gain, verdict
+from gac_core.evaluation.evaluate import evaluate
+from gac_core.evaluation.questions import TaskSet
+from gac_core.evaluation.results import Result, as_json, gain, verdict
 from gac_core.evaluation.systems import (
     CONTROLS,
-    Settings,
-    evaluate,
+    EvalOptions,
     methods_and_controls,
     systems_of,
 )
 from gac_core.pocket import tasks
+from gac_core.pocket.questions import HELDOUT
 
 
-def row(name: str, right: dict[str, list[bool]], kind: Any = "member") -> Row:
+def row(name: str, right: dict[str, list[bool]], kind: Any = "member") -> Result:
     own = {task: np.array(answers) for task, answers in right.items()}
-    return Row(name, kind, own, tokens=10, steps=10)
+    return Result(name, kind, own, tokens=10, steps=10)
 
 
 def config(*weights: float) -> EnsembleConfig:
@@ -81,7 +84,7 @@ def test_the_gain_is_paired() -> None:
 
 
 def test_systems_are_the_members_then_the_methods() -> None:
-    systems = list(systems_of(config(1, 0, 2), Settings(thresholds=(0.5,))))
+    systems = list(systems_of(config(1, 0, 2), EvalOptions(HELDOUT, thresholds=(0.5,))))
     assert [(s.name, s.kind) for s in systems] == [
         ("m0", "member"),
         ("m2", "member"),
@@ -100,7 +103,9 @@ def test_everything_is_all_methods_then_the_controls(monkeypatch: pytest.MonkeyP
     there = {*methods.METHODS, *PRESETS, *CONTROLS, "every_step_append"}
     names = [name for name in wanted.split() if name in there]
     assert list(methods_and_controls()) == names
-    systems = list(systems_of(config(1, 1), Settings(everything=True, gate="gate.safetensors")))
+    systems = list(
+        systems_of(config(1, 1), EvalOptions(HELDOUT, everything=True, gate="gate.safetensors"))
+    )
     assert [s.name for s in systems] == ["m0", "m1", *names]
     assert [s.kind for s in systems if s.name in CONTROLS] == ["control"] * 3
     assert {s.kind for s in systems[2:-3]} == {"method"}
@@ -131,7 +136,9 @@ def test_a_method_gets_the_options_it_understands(
         monkeypatch.setitem(methods.METHODS, name, methods.METHODS["every_step"])
     given = EnsembleConfig.of({"members": config(1, 1).members, **options})
     skipped: list[tuple[str, GacError]] = []
-    found = systems_of(given, Settings(everything=True), lambda *why: skipped.append(why))
+    found = systems_of(
+        given, EvalOptions(HELDOUT, everything=True), lambda *why: skipped.append(why)
+    )
     systems = {system.name: system.config for system in found}
     for own in systems.values():
         assert EnsembleConfig.of(own.model_dump()) == own
@@ -150,8 +157,8 @@ def test_a_method_gets_the_options_it_understands(
 
 
 def test_rows_can_be_chosen() -> None:
-    settings = Settings(everything=True, only=("rerank", "cascade"))
-    names = [system.name for system in systems_of(config(1, 1), settings)]
+    options = EvalOptions(HELDOUT, everything=True, only=("rerank", "cascade"))
+    names = [system.name for system in systems_of(config(1, 1), options)]
     assert names == ["m0", "m1", "cascade", "rerank"]
 
 
@@ -164,14 +171,14 @@ def test_rows_can_be_chosen() -> None:
         ({"thresholds": (float("nan"),)}, "0 or more, not nan"),
     ],
 )
-def test_wrong_settings_are_refused(wrong: dict[str, Any], problem: str) -> None:
+def test_wrong_options_are_refused(wrong: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
-        Settings(**wrong)
+        EvalOptions(HELDOUT, **wrong)
 
 
 def test_one_member_is_nothing_to_compare() -> None:
     with pytest.raises(ConfigError, match="two members"):
-        next(evaluate(config(1, 0), Settings(items=1)))
+        next(evaluate(config(1, 0), EvalOptions(HELDOUT, items=1)))
 
 
 def test_the_command_measures_every_system_on_the_same_items(
@@ -225,15 +232,28 @@ def test_what_is_said_of_the_gain() -> None:
 
 
 def test_every_judged_task_can_be_asked_by_name() -> None:
-    asked = Settings(items=2, tasks=tuple(tasks.JUDGED)).questions()
+    asked = EvalOptions(HELDOUT, items=2, tasks=tuple(tasks.JUDGED)).questions()
     assert {task: len(items) for task, items in asked.items()} == dict.fromkeys(tasks.JUDGED, 2)
 
 
 def test_a_long_task_is_asked_by_name_only() -> None:
-    assert "report" not in Settings(items=1).questions()
-    (item, *_) = Settings(items=1, tasks=("report",)).questions()["report"]
+    assert "report" not in EvalOptions(HELDOUT, items=1).questions()
+    (item, *_) = EvalOptions(HELDOUT, items=1, tasks=("report",)).questions()["report"]
     assert len(item.answer) >= 150
     assert controls.steps_for([item]) > len(item.answer)  # even if a unit is a byte
+
+
+def test_the_questions_are_those_of_the_task_set_that_is_handed_in() -> None:
+    def draw(count: int, seed: int) -> list[tasks.Item]:
+        return [question(f"{seed} {n}") for n in range(count)]
+
+    own = TaskSet({"say": draw}, by_name_only={"shout": draw})
+    options = EvalOptions(own, items=2, seed=3)
+    assert options.questions() == {"say": draw(2, 3)}
+    assert replace(options, tasks=("shout", "say")).questions().keys() == {"shout", "say"}
+    assert options.development.questions() == {"say": draw(2, 4)}
+    with pytest.raises(ConfigError, match="no task 'retrieval'; choose from say, shout"):
+        EvalOptions(own, tasks=("retrieval",))
 
 
 def test_everything_of_the_pocket_ensemble(capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,12 +289,12 @@ def test_what_fails_is_told_and_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
     with Ensemble.pocket(lazy=True) as pocket:
         asked = pocket.config
     only = ("cascade", "unite")
-    settings = Settings(items=1, tasks=("arithmetic",), everything=True, only=only)
+    options = EvalOptions(HELDOUT, items=1, tasks=("arithmetic",), everything=True, only=only)
     told: list[str] = []
-    rows = evaluate(asked, settings, on_skip=lambda name, why: told.append(f"{name}: {why}"))
+    rows = evaluate(asked, options, on_skip=lambda name, why: told.append(f"{name}: {why}"))
     assert [row.name for row in rows] == ["ada", "bo", "cy", "unite"]
     assert told == ["cascade: out of order"]
-    plain = Settings(items=1, tasks=("arithmetic",), thresholds=(0.5,))
+    plain = EvalOptions(HELDOUT, items=1, tasks=("arithmetic",), thresholds=(0.5,))
     with pytest.raises(MemberError):
         list(evaluate(asked, plain))
 

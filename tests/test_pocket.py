@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ import pytest
 
 from gac_core import Ensemble, PromptError
 from gac_core.chat.prompt import Message, render_prompt
-from gac_core.ensemble import POCKET_MEMBERS, pocket_folder
-from gac_core.pocket import tasks, train
+from gac_core.pocket import NAMES, folder, tasks, train
+from gac_core.pocket.training.batches import IGNORED, Encoder
+from gac_core.pocket.training.conversations import conversation
+from gac_core.pocket.training.recipes import PHASES, RECIPES
+from gac_core.pocket.training.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +29,18 @@ def ask(question: str) -> list[Message]:
 
 
 def test_it_is_small_and_safe() -> None:
-    files = [f for name in POCKET_MEMBERS for f in pocket_folder(name).iterdir()]
+    files = [f for name in NAMES for f in folder(name).iterdir()]
     assert sum(f.stat().st_size for f in files) < 15_000_000
     assert {f.suffix for f in files} <= {".json", ".jinja", ".safetensors"}
 
 
+def test_naming_it_imports_no_torch() -> None:
+    code = "import sys, gac_core.pocket as p; assert p.members() and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_members_differ_in_tokenizer_template_and_way_with_space(pocket: Ensemble) -> None:
-    assert [m.name for m in pocket.members] == list(POCKET_MEMBERS)
+    assert [m.name for m in pocket.members] == list(NAMES)
     assert not pocket.union.is_shared
     prompts = pocket.prompt_ids([{"role": "system", "content": "Be brief."}, *ask("Hello")])
     assert len({tuple(ids) for ids in prompts}) == 3
@@ -39,13 +49,13 @@ def test_members_differ_in_tokenizer_template_and_way_with_space(pocket: Ensembl
         assert member.scorer.has_memo
 
 
-@pytest.mark.parametrize("name", POCKET_MEMBERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_tokenizer_in_the_package_is_the_one_the_script_trains(
     name: str, tmp_path: Path
 ) -> None:
-    train.train_tokenizer(train.RECIPES[name]).save_pretrained(tmp_path)
+    train_tokenizer(RECIPES[name]).save_pretrained(tmp_path)
     fresh = json.loads((tmp_path / "tokenizer.json").read_text())
-    packed = json.loads((pocket_folder(name) / "tokenizer.json").read_text())
+    packed = json.loads((folder(name) / "tokenizer.json").read_text())
     assert fresh == packed
 
 
@@ -83,10 +93,7 @@ def test_together_they_know_more_than_any_of_them() -> None:
                 )
             )
 
-    alone = [
-        right(weights=[float(n == m) for n in POCKET_MEMBERS], primary=i)
-        for i, m in enumerate(POCKET_MEMBERS)
-    ]
+    alone = [right(weights=[float(n == m) for n in NAMES], primary=i) for i, m in enumerate(NAMES)]
     assert right() > max(alone)
 
 
@@ -99,24 +106,24 @@ def test_a_step_of_training_lowers_the_loss(tmp_path: Path) -> None:
         assert ensemble.generate(ask("Hello"), max_new_tokens=2).usage.steps <= 2
 
 
-@pytest.mark.parametrize("name", POCKET_MEMBERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_training_example_is_the_prompt_and_its_learned_answers(name: str) -> None:
-    recipe = train.RECIPES[name]
-    tokenizer = train.train_tokenizer(recipe)
-    encoder = train.Encoder(tokenizer, split_share=0.0)
+    recipe = RECIPES[name]
+    tokenizer = train_tokenizer(recipe)
+    encoder = Encoder(tokenizer, split_share=0.0)
     rng = random.Random(2)
     seen = 0
     for _ in range(30):
-        said = train.conversation(recipe, 256, rng, train.PHASES[-1])
+        said = conversation(recipe, 256, rng, PHASES[-1])
         example = encoder(said, rng, 256)
         if example is None:  # the first answer is behind the limit
             continue
         first = next(i for i, m in enumerate(said.messages) if m["role"] == "assistant")
         prompt = render_prompt(tokenizer, said.messages[:first])
         assert example.ids[: len(prompt)] == prompt
-        assert set(example.targets[: len(prompt)]) == {train.IGNORED}
+        assert set(example.targets[: len(prompt)]) == {IGNORED}
         assert len(example.ids) <= 257
-        learned = [t for t in example.targets if t != train.IGNORED]
+        learned = [t for t in example.targets if t != IGNORED]
         assert learned[-1] == example.targets[-1] == tokenizer.eos_token_id
         answers = str(tokenizer.decode(learned)).split(tokenizer.eos_token)[:-1]
         assert answers == said.answers[: len(answers)]
@@ -125,12 +132,12 @@ def test_a_training_example_is_the_prompt_and_its_learned_answers(name: str) -> 
 
 
 def test_answers_are_split_as_other_members_write_them_but_say_the_same() -> None:
-    recipe = train.RECIPES["ada"]
-    tokenizer = train.train_tokenizer(recipe)
+    recipe = RECIPES["ada"]
+    tokenizer = train_tokenizer(recipe)
     rng = random.Random(3)
-    said = train.conversation(recipe, 256, rng)
-    whole = train.Encoder(tokenizer, split_share=0.0)(said, rng, 10_000)
-    split = train.Encoder(tokenizer, split_share=0.5)(said, rng, 20_000)
+    said = conversation(recipe, 256, rng)
+    whole = Encoder(tokenizer, split_share=0.0)(said, rng, 10_000)
+    split = Encoder(tokenizer, split_share=0.5)(said, rng, 20_000)
     assert whole is not None
     assert split is not None
     assert len(split.ids) > len(whole.ids)
@@ -146,7 +153,7 @@ def test_the_rate_warms_up_stays_and_goes_down() -> None:
 
 def test_bo_has_no_system_role_and_gets_it_all_the_same(pocket: Ensemble) -> None:
     system = [{"role": "system", "content": "Answer from the context only."}]
-    bo = POCKET_MEMBERS.index("bo")
+    bo = NAMES.index("bo")
     ids = pocket.prompt_ids([*system, *ask("Hello")])[bo]
     text = b"".join(pocket.members[bo].tokenizer.vocabulary.token_bytes[i] for i in ids).decode()
     assert "Answer from the context only.\n\nHello" in text

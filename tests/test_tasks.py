@@ -9,19 +9,23 @@ from typing import Any
 import pytest
 
 from gac_core.chat.prompt import render_prompt
-from gac_core.pocket import forms, tasks, train, words
+from gac_core.pocket import forms, tasks, words
+from gac_core.pocket.tasks import arithmetic, extraction, facts, tools
+from gac_core.pocket.tasks.exchange import Exchange
+from gac_core.pocket.training.recipes import RECIPES
+from gac_core.pocket.training.tokenizer import train_tokenizer
 from gac_core.pocket.words import Source
 
 MAKERS = list(tasks.MAKERS)
 INVENTED = re.compile(r"\b[A-Z][a-z]{3,}\b")
 
 
-def said(exchange: tasks.Exchange) -> str:
+def said(exchange: Exchange) -> str:
     messages = [*exchange.opening, *(turn.asked for turn in exchange.turns)]
     return "\n".join([*(m["content"] for m in messages), *(t.answer for t in exchange.turns)])
 
 
-def exchanges(split: words.Split, count: int = 60) -> list[tuple[str, tasks.Exchange]]:
+def exchanges(split: words.Split, count: int = 60) -> list[tuple[str, Exchange]]:
     rng = random.Random(3)
     source = Source(rng, split)
     return [
@@ -47,6 +51,7 @@ def test_the_same_seed_asks_the_same_questions() -> None:
         ("tool_call", "f395be020345f48d"),
         ("final_sentence", "2205952f4de6a5db"),
         ("extraction", "e78137587e67c8a6"),
+        ("report", "39057cfe6f2007cd"),
     ],
 )
 def test_the_questions_that_judge_stay_the_same(task: str, known: str) -> None:
@@ -75,7 +80,7 @@ def test_no_name_or_word_is_in_both_splits() -> None:
     )
     ours = {word for own in lists for word in own}
     common = set(re.findall(r"\w+", " ".join(text for _, text in _all_forms())))
-    common |= {*tasks.PARAMETERS, *tasks.FUNCTION_WORDS}
+    common |= {*tools.PARAMETERS, *tools.FUNCTION_WORDS}
     splits: tuple[words.Split, ...] = ("train", "heldout")
     for split in splits:
         for name, exchange in exchanges(split):
@@ -85,8 +90,8 @@ def test_no_name_or_word_is_in_both_splits() -> None:
     seen = {w for _, e in exchanges("train", 200) for w in INVENTED.findall(said(e))}
     new = {w for _, e in exchanges("heldout", 200) for w in INVENTED.findall(said(e))}
     fixed = set("Book Hotel Project Lake Team Original Response Query".split())
-    fixed |= {"Applies", *map(str.capitalize, tasks.FUNCTION_WORDS)}
-    fixed |= {w for w in new if w.lower() in ours} | set(tasks._TITLES)
+    fixed |= {"Applies", *map(str.capitalize, tools.FUNCTION_WORDS)}
+    fixed |= {w for w in new if w.lower() in ours} | set(extraction._TITLES)
     invented = {w for w in new - common - fixed if words.split_of(w) == "heldout"}
     assert len(invented) > 200
     assert sorted(invented & seen) == []
@@ -94,7 +99,7 @@ def test_no_name_or_word_is_in_both_splits() -> None:
 
 def _all_forms() -> list[tuple[str, str]]:
     every = (*forms.PLAIN, *forms.LANGCHAIN, *forms.LLAMA_INDEX, forms.REFINE, *forms.SCHEMA)
-    said_of_tools = ("user", " ".join(str(tool) for tool in tasks._KNOWN_TOOLS))
+    said_of_tools = ("user", " ".join(str(tool) for tool in tools._KNOWN_TOOLS))
     values = ("user", "colour name city id code word key user value")
     return [part for form in every for part in form] + [said_of_tools, values]
 
@@ -108,7 +113,7 @@ def test_an_unknown_word_list_is_an_error() -> None:
 def test_arithmetic_is_right(split: words.Split) -> None:
     source = Source(random.Random(9), split)
     for _ in range(200):
-        for maker in (tasks.arithmetic, tasks.word_problem):
+        for maker in (arithmetic.arithmetic, arithmetic.word_problem):
             for turn in maker(source, 2, 2).turns:
                 steps = [part for part in turn.answer.split(".") if "=" in part]
                 assert steps
@@ -121,9 +126,9 @@ def test_arithmetic_is_right(split: words.Split) -> None:
 def test_the_answer_is_in_the_context() -> None:
     source = Source(random.Random(5), "heldout")
     for _ in range(200):
-        facts = tasks.facts_about(source, 6)
-        assert len({fact.question.replace("'s", " of") for fact in facts}) == 6
-        for fact in facts:
+        known = facts.facts_about(source, 6)
+        assert len({fact.question.replace("'s", " of") for fact in known}) == 6
+        for fact in known:
             assert fact.value in fact.statement
             assert fact.value in fact.answer
             assert fact.name in fact.question
@@ -132,7 +137,7 @@ def test_the_answer_is_in_the_context() -> None:
 def test_what_is_extracted_fits_the_schema_and_is_in_the_text() -> None:
     source = Source(random.Random(6), "heldout")
     for _ in range(200):
-        record = tasks._record(source)
+        record = extraction.record_of(source)
         _fits(record.value, record.schema, record.schema.get("$defs", {}))
         for value in _leaves(record.value):
             assert str(value) in record.text
@@ -159,7 +164,7 @@ def _leaves(value: Any) -> list[Any]:
 def test_calls_name_a_shown_tool_and_copy_what_was_asked() -> None:
     source = Source(random.Random(7), "heldout")
     for _ in range(100):
-        exchange = tasks.tool_use(source, 2, 2)
+        exchange = tools.tool_use(source, 2, 2)
         for turn in exchange.turns:
             if turn.task == "tool_call":
                 call = json.loads(re.sub("</?tool_call>", "", turn.answer))
@@ -170,9 +175,9 @@ def test_calls_name_a_shown_tool_and_copy_what_was_asked() -> None:
                 assert turn.asked["content"] in turn.answer
 
 
-@pytest.mark.parametrize("name", list(train.RECIPES))
+@pytest.mark.parametrize("name", list(RECIPES))
 def test_every_prompt_fits_a_member_with_its_answer(name: str) -> None:
-    tokenizer = train.train_tokenizer(train.RECIPES[name])
+    tokenizer = train_tokenizer(RECIPES[name])
     for task in tasks.JUDGED:
         longest = max(
             len(render_prompt(tokenizer, item.messages)) for item in tasks.heldout(task, 60)

@@ -16,7 +16,7 @@ from gac_core.cli.config import write_config
 from gac_core.cli.evaluate import evaluate
 from gac_core.cli.fit_gate import fit_gate
 from gac_core.cli.run import run
-from gac_core.cli.terminal import err, one_line
+from gac_core.cli.terminal import err
 from gac_core.cli.vocab import vocab
 from gac_core.errors import (
     ConfigError,
@@ -24,6 +24,7 @@ from gac_core.errors import (
     LoadError,
     PromptError,
     VocabularyError,
+    one_line,
 )
 
 EXIT_CODES: Final = (

@@ -10,8 +10,8 @@ from gac_core.config import SamplingParams
 from gac_core.errors import PromptError
 
 if TYPE_CHECKING:
-    from gac_core.chat.prompt import Message
-    from gac_core.ensemble import Ensemble, Prompt
+    from gac_core.chat.prompt import Message, Prompt
+    from gac_core.ensemble import Ensemble
 
 
 @flatten_groups

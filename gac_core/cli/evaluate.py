@@ -8,15 +8,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from gac_core import pocket
 from gac_core.cli.option_groups import flatten_groups
 from gac_core.cli.options import Json, ModelOptions, QuestionSeed, use_one_thread
-from gac_core.cli.terminal import Bars, err, one_line, out, table
+from gac_core.cli.terminal import Bars, err, out, table
 from gac_core.config import EnsembleConfig
-from gac_core.errors import ConfigError, GacError
-from gac_core.evaluation.results import Row, as_json, best_member, gain, verdict
+from gac_core.errors import ConfigError, GacError, one_line
+from gac_core.evaluation.results import Result, as_json, best_member, gain, verdict
 
 if TYPE_CHECKING:
-    from gac_core.evaluation.systems import Settings
+    from gac_core.evaluation.systems import EvalOptions
 
 
 @flatten_groups
@@ -64,23 +65,24 @@ def evaluate(
             "--threshold is for the cascades measured without --all and --method; for theirs, put "
             "threshold into a --config file"
         )
-    from gac_core.ensemble import POCKET_GATE
-    from gac_core.evaluation.systems import THRESHOLDS, Settings
+    from gac_core.evaluation.systems import THRESHOLDS, EvalOptions
+    from gac_core.pocket.questions import HELDOUT
 
     has_pocket_gate = ensemble_options.is_pocket and not ensemble_options.primary
-    settings = Settings(
+    options = EvalOptions(
+        HELDOUT,
         items=items,
         seed=seed,
         thresholds=tuple(threshold or THRESHOLDS),
         tasks=tuple(task or ()),
         everything=everything,
         only=tuple(method or ()),
-        gate=str(POCKET_GATE) if has_pocket_gate else None,
+        defaults={"co_llm": {"gate": str(pocket.GATE)}} if has_pocket_gate else {},
     )
     config = ensemble_options.load(lazy=True).config
     if ensemble_options.is_pocket:
         use_one_thread()
-    rows, interrupted = _measure(config, settings)
+    rows, interrupted = _measure(config, options)
     if json and rows:
         typer.echo(dumps(as_json(rows), indent=1))
     elif rows:
@@ -91,16 +93,16 @@ def evaluate(
 
 
 def _measure(
-    config: EnsembleConfig, settings: "Settings"
-) -> tuple[list[Row], KeyboardInterrupt | None]:
+    config: EnsembleConfig, options: "EvalOptions"
+) -> tuple[list[Result], KeyboardInterrupt | None]:
     """The rows, with a bar for each; those measured outlive Ctrl-C, which is returned."""
-    from gac_core.evaluation import systems
+    from gac_core.evaluation import evaluate as evaluation
 
-    rows: list[Row] = []
+    rows: list[Result] = []
     with Bars() as bars:
         try:
-            for row in systems.evaluate(
-                config, settings, on_system=bars.begin, on_answer=bars.advance, on_skip=_left_out
+            for row in evaluation.evaluate(
+                config, options, on_system=bars.begin, on_answer=bars.advance, on_skip=_left_out
             ):
                 rows.append(row)  # noqa: PERF402  (an exception must not lose the rows before it)
         except KeyboardInterrupt as interrupted:
@@ -113,7 +115,7 @@ def _left_out(name: str, error: GacError) -> None:
     err().print(Text(f"{name} is left out: {one_line(error)}", style="yellow"))
 
 
-def _show(rows: Sequence[Row], *, everything: bool) -> None:
+def _show(rows: Sequence[Result], *, everything: bool) -> None:
     for shown in [comparison_table(rows)] if everything else evaluation_tables(rows):
         out().print(shown)
         out().print()
@@ -124,7 +126,7 @@ def _show(rows: Sequence[Row], *, everything: bool) -> None:
 # ------------------------------------------------ tables
 
 
-def evaluation_tables(rows: Sequence[Row]) -> list[Table]:
+def evaluation_tables(rows: Sequence[Result]) -> list[Table]:
     """A line per system: accuracy per task and their mean; and what it cost."""
     accuracy, cost = table(), table()
     for heading in (*rows[0].right, "average"):
@@ -149,7 +151,7 @@ def evaluation_tables(rows: Sequence[Row]) -> list[Table]:
     return [accuracy, cost]
 
 
-def comparison_table(rows: Sequence[Row]) -> Table:
+def comparison_table(rows: Sequence[Result]) -> Table:
     """A line per system, of many: how right it is, what it gained, and what it cost."""
     comparison = table()
     comparison.add_column("")
@@ -175,18 +177,18 @@ def comparison_table(rows: Sequence[Row]) -> Table:
     return comparison
 
 
-def _average(row: Row) -> str:
+def _average(row: Result) -> str:
     low, high = row.ci95
     return f"{row.average:.1%} ±{50 * (high - low):.1f}"
 
 
-def _gain(row: Row, best: Row) -> str:
+def _gain(row: Result, best: Result) -> str:
     gained = gain(row, best)
     least, most = gained.ci95
     return f"{100 * gained.relative:+.1f} ({100 * least:+.0f}, {100 * most:+.0f})"
 
 
-def _fused_share(row: Row) -> str:
+def _fused_share(row: Result) -> str:
     return f"{row.fused_share:.1%}" if row.kind == "method" else "-"
 
 

@@ -23,9 +23,9 @@ from gac_core.cli.terminal import Bars, out, table
 from gac_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gac_core.decoding.gate_head import GateHead
-    from gac_core.ensemble import Prompt
+    from gac_core.chat.prompt import Prompt
     from gac_core.evaluation.gate_fitting import Quality
+    from gac_core.methods.co_llm import GateHead
 
 
 @flatten_groups
@@ -68,19 +68,19 @@ def fit_gate(
     check_overwriting(output, force=force)
     if not output.parent.is_dir():  # checked before the minutes that fitting takes
         raise ConfigError(f"{output} can not be written: there is no folder {output.parent}")
-    from gac_core.ensemble import Ensemble
     from gac_core.evaluation import gate_fitting
+    from gac_core.pocket.questions import training_prompts
 
-    config = gate_fitting.recording_config(ensemble_options.load(lazy=True).config)
+    config = ensemble_options.load(lazy=True).config
     if prompts is not None:
         asked = _read_prompts(prompts, seed)[:items]
     elif ensemble_options.is_pocket:
         use_one_thread()
-        asked = gate_fitting.pocket_prompts(items, seed)
+        asked = training_prompts(items, seed)
     else:
         raise ConfigError("--prompts is needed with models of your own: a file, one prompt a line")
     sampling = SamplingOptions(max_new_tokens=max_new_tokens).build()
-    with Bars() as bars, Ensemble.from_config(config, progress=False) as ensemble:
+    with Bars() as bars, gate_fitting.recording_ensemble(config) as ensemble:
         bars.begin("recording", len(asked))
         known, held_out = gate_fitting.record(ensemble, asked, sampling, bars.advance)
     gate = gate_fitting.fit(known, gate_fitting.COST if cost is None else cost)

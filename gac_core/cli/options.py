@@ -10,9 +10,10 @@ import typer
 import yaml
 
 from gac_core.cli.option_groups import Without
-from gac_core.config import METHODS, EnsembleConfig, SamplingParams
+from gac_core.config import EnsembleConfig, SamplingParams
 from gac_core.errors import ConfigError
 from gac_core.grammar.grammar import Grammar
+from gac_core.registry import METHODS
 
 if TYPE_CHECKING:
     from gac_core.chat.prompt import Message
@@ -36,7 +37,10 @@ class EnsembleOptions:
         str | None, typer.Option(help="One number per model, with commas: 0.6,0.4. Default: equal.")
     ] = None
     method: Annotated[
-        str | None, typer.Option(help=f"{', '.join(METHODS)}, or a preset. Default: {METHODS[0]}.")
+        str | None,
+        typer.Option(
+            help=f"{', '.join(METHODS.builtin)}, or a preset. Default: {METHODS.builtin[0]}."
+        ),
     ] = None
     threshold: Annotated[
         float | None,

@@ -18,7 +18,7 @@ from gac_core.cli.terminal import Explanation, Words, summary
 from gac_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gac_core.ensemble import Prompt
+    from gac_core.chat.prompt import Prompt
 
 
 @flatten_groups

@@ -10,7 +10,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeR
 from rich.table import Table
 from rich.text import Text
 
-from gac_core.errors import GacError
 from gac_core.outputs import MemberView, Step
 
 # The styles of words: the primary decided alone, all agreed, or the fusion settled it.
@@ -179,8 +178,3 @@ def table() -> Table:
     plain = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     plain.add_column("")
     return plain
-
-
-def one_line(error: GacError) -> str:
-    """The message of an error on one line."""
-    return " ".join(str(error).split())

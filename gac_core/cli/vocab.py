@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from gac_core import pocket
 from gac_core.cli.options import read_text
 from gac_core.cli.terminal import err, out
 from gac_core.config import MemberConfig
@@ -66,12 +67,11 @@ def _common_words(path: Path | None) -> list[str]:
 
 def _load(models: Sequence[str] | None) -> dict[str, "ByteTokenizer"]:
     """The tokenizers of models, by name; of the pocket members by default."""
-    from gac_core.ensemble import POCKET_MEMBERS, pocket_folder
     from gac_core.members.loading import load_tokenizers
     from gac_core.tokens.tokenizer import ByteTokenizer
     from gac_core.tokens.vocabulary import Vocabulary
 
-    paths = models or [str(pocket_folder(name)) for name in POCKET_MEMBERS]
+    paths = models or [str(pocket.folder(name)) for name in pocket.NAMES]
     loaded = load_tokenizers([MemberConfig(model=path) for path in paths])
     return {name: ByteTokenizer(t, Vocabulary.of(t)) for name, t in loaded.items()}
 
@@ -87,14 +87,14 @@ def _refusal(tokenizer: "ByteTokenizer") -> str:
 
 def _counts_table(tokenizers: Mapping[str, "ByteTokenizer"], refusals: Mapping[str, str]) -> Table:
     """A line per tokenizer: its tokens by kind, and whether it can join an ensemble."""
-    from gac_core.tokens.vocabulary import Kind
+    from gac_core.tokens.vocabulary import TokenKind
 
     table = Table("tokenizer", "text", "control", "end", "twins", "can join", box=None)
     for name, tokenizer in tokenizers.items():
         vocabulary = tokenizer.vocabulary
         counts = (
             len(vocabulary.text_ids),
-            vocabulary.kinds.count(Kind.CONTROL),
+            vocabulary.kinds.count(TokenKind.CONTROL),
             len(vocabulary.end_ids),
             len(vocabulary.text_ids) - len(vocabulary.ids_by_bytes),
         )

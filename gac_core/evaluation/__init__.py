@@ -1,1 +1,1 @@
-"""Members, methods and controls on the same questions."""
+"""Members, methods and controls on the same questions, which the caller hands in."""

@@ -1,4 +1,4 @@
-"""What the same members do without fusing, at a like cost: what gains are to be held against.
+"""Controls: what the same members do without fusing, at a similar cost.
 
 *Self-consistency* samples one member as often as there are members, *routing* asks the member that
 is best at the task, *rerank* lets all members choose among their answers.
@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Final
 
+from gac_core.chat.prompt import Message
 from gac_core.config import SamplingParams
-from gac_core.decoding.request import Member
 from gac_core.ensemble import Ensemble
+from gac_core.evaluation.questions import Item
 from gac_core.fusion.weighting import Likelihood
-from gac_core.members.local import Query
+from gac_core.members.base import Member, Query
 from gac_core.outputs import Output
-from gac_core.pocket.tasks import Item, Message
 
 Answers = Callable[[str, Sequence[Item]], Iterator[Output]]  # to the items of a task, in order
 
@@ -148,9 +148,9 @@ def _log_likelihoods(
     queries = [Query(ids, seen.last(ids)) for seen, ids in zip(known, written, strict=True)]
     ends = sorted(member.tokenizer.vocabulary.end_ids)
     values = []
-    # Without the memo: its rows are the engine's thread's, which may still be dropping some.
-    for seen, ids, rows in zip(known, written, member.scorer.score(queries), strict=True):
-        logits = ensemble.union.mask(m, rows)
+    # Without keys, so nothing is kept: the cache belongs to the engine's thread.
+    for seen, ids, scored in zip(known, written, member.scorer.score(queries), strict=True):
+        logits = ensemble.union.mask(m, scored.logits)
         seen.see(ids, logits)
         end = logits[-1].log_softmax(-1)[ends].logsumexp(-1)
         values.append(seen.total + float(end))
@@ -158,6 +158,6 @@ def _log_likelihoods(
 
 
 def _own_ids(member: Member, text: str) -> list[int]:
-    """An answer as the member would write it behind its prompt."""
+    """An answer as the member would write it after its prompt."""
     lead = " " if member.leading_space and not text.startswith(" ") else ""
     return member.tokenizer.encode((lead + text).encode())

@@ -16,8 +16,9 @@ agree with u: "2" and "28" begin the same text, cut in two ways.
 
 import json
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final, Self
 
 import torch
@@ -25,22 +26,30 @@ import torch.nn.functional as F
 
 from gac_core.chat.prompt import Prompt
 from gac_core.config import EnsembleConfig, SamplingParams
-from gac_core.decoding.gate_head import GateHead
-from gac_core.decoding.request import Ask, Logits, Request
+from gac_core.decoding.request import Decoder, Request
 from gac_core.decoding.sampling import top_row
 from gac_core.ensemble import Ensemble
 from gac_core.errors import ConfigError
-from gac_core.methods import register_method
-from gac_core.methods.gating import DEFAULT_THRESHOLD
+from gac_core.members.loading import load_members
+from gac_core.method_specs import MethodSpec
+from gac_core.methods.co_llm import CoLLMOptions, GateHead
 from gac_core.outputs import Step
-from gac_core.pocket import tasks
 from gac_core.tokens.union import UnionVocabulary
 
 COST: Final = 0.02
 _L2: Final = 1e-4  # on the weights of standardised features
+_THRESHOLD: Final = CoLLMOptions.model_fields["threshold"].default
 _HELD_OUT: Final = 5  # every fifth prompt
-_LOOKED_AT: Final = 64  # units of a distribution; behind them hardly any mass is left
-_KEPT: Final = ("members", "primary", "fusion", "weighting", "temper", "history", "max_batch")
+_TOP_UNITS: Final = 64  # of a distribution; the others have hardly any mass
+_KEPT_OPTIONS: Final = (
+    "members",
+    "primary",
+    "fusion",
+    "weighting",
+    "temper",
+    "history",
+    "max_batch",
+)
 
 
 # ------------------------------------------------ recording
@@ -51,7 +60,7 @@ class RecordedStep(Step):
     """A step with what the gate is fitted to.
 
     Attributes:
-        hidden: the primary's last hidden state, (width,) in float32.
+        hidden: the primary's last hidden state, (hidden_size,) in float32.
         primary: what it gave the text of the fused choice.
         fused: what the fused distribution gave it.
         differs: whether the primary would have written another text.
@@ -64,41 +73,34 @@ class RecordedStep(Step):
     differs: bool
 
 
-def record_steps(request: Request) -> Generator[Ask | Step, Logits, None]:
+def record_steps(request: Request) -> Decoder:
     """A method: ask all, fuse where the primary would write another text, and record."""
     primary, union = request.primary, request.union
     while not request.finished:
-        logits = yield request.ask(hidden=True)
-        hidden = request.hidden_state(primary, logits).float().cpu().clone()
-        own = request.read(logits)
+        answers = yield request.ask(hidden=True)
+        states = answers[primary][0].hidden
+        assert states is not None, "they were asked for"
+        own = request.read(answers)
         fused = request.fuse(own)
         view, chosen = fused.views[primary], top_row(fused.probs)
-        differs = not _agree(union, top_row(view), chosen)
+        differs = not union.begin_alike(top_row(view), chosen)
         step = request.emit_fused(fused) if differs else request.emit_alone(own[primary])
         yield RecordedStep(
             **vars(step),
-            hidden=hidden,
+            hidden=states[-1].float().cpu().clone(),
             primary=_mass(union, view, chosen),
             fused=_mass(union, fused.probs, chosen),
             differs=differs,
         )
 
 
-def _agree(union: UnionVocabulary, row: int, other: int) -> bool:
-    """Whether two rows begin the same text, or are both the end."""
-    if union.is_end(row) or union.is_end(other):
-        return union.is_end(row) and union.is_end(other)
-    unit, another = union.unit(row), union.unit(other)
-    return unit.startswith(another) or another.startswith(unit)
-
-
 def _mass(union: UnionVocabulary, probs: torch.Tensor, chosen: int) -> float:
     """The probability of what agrees with a row, among that row and the most probable ones."""
-    rows = {chosen, *probs.topk(min(_LOOKED_AT, len(probs))).indices.tolist()}
-    return sum(float(probs[row]) for row in rows if _agree(union, row, chosen))
+    rows = {chosen, *probs.topk(min(_TOP_UNITS, len(probs))).indices.tolist()}
+    return sum(float(probs[row]) for row in rows if union.begin_alike(row, chosen))
 
 
-register_method("_record_steps", record_steps)
+RECORDING: Final = MethodSpec("record_steps", record_steps)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Recording:
     """What happened at steps of answers.
 
     Attributes:
-        hidden: the primary's last hidden states, (steps, width).
+        hidden: the primary's last hidden states, (steps, hidden_size).
         primary: the log-probability it gave the text of the fused choice, (steps,).
         fused: the log-probability of that text in the fused distribution, (steps,).
         differs: whether the primary alone would have written another text, (steps,).
@@ -133,17 +135,18 @@ def _log(probs: Sequence[float]) -> torch.Tensor:
     return torch.tensor(probs, dtype=torch.float64).clamp_min(1e-30).log()
 
 
-def recording_config(config: EnsembleConfig) -> EnsembleConfig:
-    """The configuration of the same ensemble that records its steps.
+def recording_ensemble(config: EnsembleConfig) -> Ensemble:
+    """The same ensemble, but it records its steps.
 
     Raises:
-        ConfigError: there is nobody to ask but the primary.
+        ConfigError: there is no member to ask but the primary.
 
     """
-    if sum(weight > 0 for weight in config.weights) < 2:
+    if len(config.used) < 2:
         raise ConfigError("a gate says when to ask the others; name two models or more")
-    values = {name: getattr(config, name) for name in _KEPT}
-    return EnsembleConfig.of({**values, "method": "_record_steps"})
+    config = EnsembleConfig.of({name: getattr(config, name) for name in _KEPT_OPTIONS})
+    load = partial(load_members, config.active().members, progress=False)
+    return Ensemble(config, load, spec=RECORDING)
 
 
 def record(
@@ -155,10 +158,10 @@ def record(
     """What an ensemble does on four fifths of the prompts, and on the rest.
 
     Args:
-        ensemble: of a `recording_config`.
+        ensemble: a `recording_ensemble`.
         prompts: five or more.
         sampling: how it answers.
-        on_answer: told of each answer.
+        on_answer: called after each answer.
 
     Raises:
         ConfigError: there are fewer prompts.
@@ -246,7 +249,7 @@ class Quality:
 def quality(gate: GateHead, recording: Recording) -> Quality:
     """How good a gate is at these steps."""
     scores = recording.hidden @ gate.weight.double() + gate.bias.double()
-    deferred = scores.sigmoid() > DEFAULT_THRESHOLD
+    deferred = scores.sigmoid() > _THRESHOLD
     caught = deferred[recording.differs].double()
     return Quality(
         len(deferred),
@@ -260,13 +263,6 @@ def quality(gate: GateHead, recording: Recording) -> Quality:
 
 
 # ------------------------------------------------ prompts
-
-
-def pocket_prompts(count: int, seed: int) -> list[Prompt]:
-    """Questions like those the pocket members were trained on, of all tasks in turn."""
-    rng = random.Random(f"gate {seed}")
-    names = list(tasks.JUDGED)
-    return [tasks.draw(names[n % len(names)], rng, "train").messages for n in range(count)]
 
 
 def parse_prompts(lines: Sequence[str], *, is_jsonl: bool, seed: int) -> list[Prompt]:

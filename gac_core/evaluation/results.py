@@ -1,4 +1,4 @@
-"""What was measured of a system, and how sure it is: rows, intervals, gains."""
+"""What was measured of a system, and how sure it is: results, intervals, gains."""
 
 import math
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ import numpy as np
 
 from gac_core.outputs import Output
 
-Kind = Literal["member", "method", "control"]
+SystemKind = Literal["member", "method", "control"]
 
 _RESAMPLES: Final = 10_000
 
 
 @dataclass
-class Row:
+class Result:
     """How one system did.
 
     Attributes:
         right: per task, whether each of its items was answered right, (items,).
-        tokens: of the answers given, as the primary (or who wrote an answer alone) has them, each
-            with its end. Not steps, whose units may be bytes; of members whose tokens differ, the
-            units are shorter than those of each (1.1 steps a token where all pocket members fuse
-            at every step).
+        tokens: of the answers given, in the tokens of the primary (or of the member that wrote an
+            answer alone), each with its end. Not steps, whose units may be bytes; of members whose
+            tokens differ, the units are shorter than those of each (1.1 steps a token where all
+            pocket members fuse at every step).
         steps: units emitted, ends included.
         fused_steps: those that all members decided together.
         queries: per member, how often it was asked for logits: of all samples and candidates.
@@ -32,7 +32,7 @@ class Row:
     """
 
     name: str
-    kind: Kind
+    kind: SystemKind
     right: dict[str, np.ndarray[Any, np.dtype[np.bool_]]] = field(default_factory=dict)
     tokens: int = 0
     steps: int = 0
@@ -75,7 +75,7 @@ class Row:
         return self.tokens / max(self.seconds, 1e-9)
 
     def as_json(self) -> dict[str, Any]:
-        """The row as plain values."""
+        """The result as plain values."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -93,17 +93,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better one row is than another, relative to it, with the 95% interval."""
+    """How much better one result is than another, relative to it, with the 95% interval."""
 
     relative: float
     ci95: tuple[float, float]
 
 
-def gain(row: Row, over: Row) -> Gain:
+def gain(result: Result, over: Result) -> Gain:
     """The relative gain in average accuracy; paired bootstrap over the items of each task."""
     rng = np.random.default_rng(0)
     means = []
-    for right, other in zip(row.right.values(), over.right.values(), strict=True):
+    for right, other in zip(result.right.values(), over.right.values(), strict=True):
         pairs = right.astype(int) + 2 * other.astype(int)
         shares = np.bincount(pairs, minlength=4) / len(pairs)
         counts = rng.multinomial(len(pairs), shares, size=_RESAMPLES) / len(pairs)
@@ -111,20 +111,20 @@ def gain(row: Row, over: Row) -> Gain:
     ours = np.mean([m for m, _ in means], axis=0)
     theirs = np.maximum(np.mean([m for _, m in means], axis=0), 1e-9)
     low, high = np.quantile(ours / theirs - 1, (0.025, 0.975))
-    return Gain(row.average / max(over.average, 1e-9) - 1, (float(low), float(high)))
+    return Gain(result.average / max(over.average, 1e-9) - 1, (float(low), float(high)))
 
 
-def best_member(rows: Sequence[Row]) -> Row:
+def best_member(results: Sequence[Result]) -> Result:
     """The member with the highest average."""
-    return max((row for row in rows if row.kind == "member"), key=lambda row: row.average)
+    return max((r for r in results if r.kind == "member"), key=lambda r: r.average)
 
 
-def verdict(rows: Sequence[Row]) -> str:
+def verdict(results: Sequence[Result]) -> str:
     """A sentence: what fusing at every step gained over the best member; empty if not measured."""
-    found = next((row for row in rows if row.name == "every_step"), None)
+    found = next((r for r in results if r.name == "every_step"), None)
     if found is None:
         return ""
-    best = best_member(rows)
+    best = best_member(results)
     gained = gain(found, best)
     low, high = gained.ci95
     return (
@@ -133,14 +133,14 @@ def verdict(rows: Sequence[Row]) -> str:
     )
 
 
-def as_json(rows: Sequence[Row]) -> dict[str, Any]:
-    """All rows as plain values, with what methods and controls gained over the best member."""
-    best = best_member(rows)
+def as_json(results: Sequence[Result]) -> dict[str, Any]:
+    """All results as plain values, with what methods and controls gained over the best member."""
+    best = best_member(results)
     values = []
-    for row in rows:
-        value = row.as_json()
-        if row.kind != "member":
-            gained = gain(row, best)
+    for result in results:
+        value = result.as_json()
+        if result.kind != "member":
+            gained = gain(result, best)
             value["gain_over_best_member"] = {
                 "relative": gained.relative,
                 "ci95": list(gained.ci95),

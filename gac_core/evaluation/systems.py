@@ -1,84 +1,69 @@
-"""Members alone, methods and controls on the same questions, side by side.
+"""What is compared: each member alone, methods and controls."""
 
-The questions are the pocket tasks: program-generated, held out from the pocket members' training,
-each with one right answer. Any ensemble can be asked them.
-"""
-
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Final
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
-import numpy as np
-
-from gac_core import methods
-from gac_core.config import METHODS, PRESETS, EnsembleConfig
-from gac_core.ensemble import Ensemble
+from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, GacError
-from gac_core.evaluation.controls import Answers, greedy, rerank, routing, self_consistency
-from gac_core.evaluation.results import Kind, Row
-from gac_core.members.loading import member_names
-from gac_core.pocket import tasks
-from gac_core.pocket.tasks import Item
-from gac_core.registry import find
-from gac_core.runtime import load_used
+from gac_core.evaluation.questions import Item, TaskSet
+from gac_core.evaluation.results import SystemKind
+from gac_core.method_specs import PRESETS
+from gac_core.registry import METHODS
 
 THRESHOLDS: Final = (0.5, 0.9, 0.95, 0.99)
 CONTROLS: Final = ("self_consistency", "routing", "rerank")
 
 _APPEND: Final = "every_step_append"
-_AFTER_PRESETS: Final = ("twist", "co_llm")  # their own kinds: beam searches, a trained gate
 _DEVELOPMENT_ITEMS: Final = 100  # per task, at most
 
 
 def methods_and_controls(also: Sequence[str] = ()) -> tuple[str, ...]:
-    """The rows beside the members', in order, when everything is measured.
+    """The systems beside the members, in order, when everything is measured.
 
     Args:
         also: methods that may be an installed package's.
 
     """
-    names = [*(n for n in METHODS if n not in _AFTER_PRESETS), *PRESETS, *_AFTER_PRESETS]
     for name in also:
         with suppress(ConfigError):
-            find(methods.METHODS, "method", name)
-    first, *others = [n for n in names if n in PRESETS or n in methods.METHODS]
-    own = [n for n in methods.METHODS if n not in names and not n.startswith("_")]
-    return first, _APPEND, *others, *own, *CONTROLS
+            METHODS.get(name)
+    first, *others = METHODS.names
+    return first, _APPEND, *PRESETS, *others, *CONTROLS
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvalOptions:
     """What is asked, and of whom beside the members.
 
     Attributes:
+        task_set: the tasks there are.
         items: questions per task.
         seed: of the questions.
         thresholds: of the cascades; not used with `everything`.
-        tasks: of `JUDGED` and `LONG` in `gac_core.pocket.tasks`; all of `JUDGED` if empty.
+        tasks: names of tasks; the default ones of the set if empty.
         everything: every method, a cascade at the configured threshold, and the controls, instead
             of every step and some cascades.
-        only: the rows of `methods_and_controls` that are wanted; all if empty.
-        gate: for method co_llm, if the ensemble is not configured with one.
+        only: those of `methods_and_controls` that are wanted; all if empty.
+        defaults: options by method, for those that the ensemble is not configured with.
 
     Raises:
-        ConfigError: an unknown task or row, or no items.
+        ConfigError: an unknown task, method or control, or no items.
 
     """
 
+    task_set: TaskSet
     items: int = 300
     seed: int = 0
     thresholds: tuple[float, ...] = THRESHOLDS
     tasks: tuple[str, ...] = ()
     everything: bool = False
     only: tuple[str, ...] = ()
-    gate: str | None = None
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_known("task", self.tasks, (*tasks.JUDGED, *tasks.LONG))
+        _check_known("task", self.tasks, self.task_set.names)
         _check_known("method or control", self.only, methods_and_controls(self.only))
         if self.items < 1:
             raise ConfigError(f"items must be 1 or more, not {self.items}")
@@ -86,14 +71,13 @@ class Settings:
             raise ConfigError(f"a threshold must be 0 or more, not {wrong[0]}")
 
     @property
-    def development(self) -> "Settings":
+    def development(self) -> "EvalOptions":
         """Other questions, to choose members by."""
         return replace(self, items=min(self.items, _DEVELOPMENT_ITEMS), seed=self.seed + 1)
 
     def questions(self) -> dict[str, list[Item]]:
         """The items of each task."""
-        names = self.tasks or tuple(tasks.JUDGED)
-        return {name: list(tasks.heldout(name, self.items, self.seed)) for name in names}
+        return self.task_set.items(self.tasks, self.items, self.seed)
 
 
 def _check_known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -103,197 +87,83 @@ def _check_known(what: str, names: Sequence[str], known: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class System:
-    """What is evaluated: a name and the configuration behind it (of a control: of all members)."""
+    """What is evaluated: a name and its configuration (a control's is that of all members)."""
 
     name: str
-    kind: Kind
+    kind: SystemKind
     config: EnsembleConfig
 
 
 OnSkip = Callable[[str, GacError], None]
 
 
-def _in_silence(name: str, error: GacError) -> None:
-    """Leave it out."""
+def leave_out(name: str, error: GacError) -> None:
+    """Say nothing about a system that is left out."""
 
 
 def systems_of(
-    config: EnsembleConfig, settings: Settings, on_skip: OnSkip = _in_silence
+    config: EnsembleConfig, options: EvalOptions, on_skip: OnSkip = leave_out
 ) -> Iterator[System]:
     """Each member alone, then the methods, then the controls.
 
     Args:
         config: the ensemble; a method gets those of its options that mean something to it.
-        settings: which methods and controls.
-        on_skip: told of each method that can not be had with this ensemble, and why.
+        options: which methods and controls.
+        on_skip: called with each method that this ensemble can not have, and the reason.
 
     Raises:
-        ConfigError: there is but one member with a weight.
+        ConfigError: fewer than two members have a weight.
 
     """
-    yield from _members_of(config)
-    if not settings.everything:
-        yield _system(config, "every_step", settings)
-        yield _system(config, _APPEND, settings)
-        for threshold in settings.thresholds:
+    yield from members_alone(config)
+    if not options.everything:
+        yield _system(config, "every_step", options)
+        yield _system(config, _APPEND, options)
+        for threshold in options.thresholds:
             cascade = config.with_method("cascade", threshold=threshold)
             yield System(f"cascade_{threshold:g}", "method", cascade)
-        if config.method not in METHODS:  # somebody's own
+        if config.method not in METHODS.builtin:  # an installed package's
             yield System(config.method, "method", config)
         return
-    for name in methods_and_controls(settings.only):
-        if not settings.only or name in settings.only:
+    for name in methods_and_controls(options.only):
+        if not options.only or name in options.only:
             try:
-                system = _system(config, name, settings)
+                system = _system(config, name, options)
             except ConfigError as error:
                 on_skip(name, error)
             else:
                 yield system
 
 
-def _members_of(config: EnsembleConfig) -> list[System]:
-    used = _used(config)
-    if len(used) < 2:
+def members_alone(config: EnsembleConfig) -> list[System]:
+    """Each member that has a weight, alone.
+
+    Raises:
+        ConfigError: there are fewer than two.
+
+    """
+    if len(config.used) < 2:
         raise ConfigError("to compare members with their ensemble takes two members or more")
-    names, systems = member_names(config.members), []
-    for index in used:
+    systems = []
+    for index in config.used:
         members = tuple(
             m.model_copy(update={"weight": float(i == index)}) for i, m in enumerate(config.members)
         )
         alone = EnsembleConfig(members=members, primary=index, max_batch=config.max_batch)
-        systems.append(System(names[index], "member", alone))
+        systems.append(System(config.names[index], "member", alone))
     return systems
 
 
-def _system(config: EnsembleConfig, name: str, settings: Settings) -> System:
+def _system(config: EnsembleConfig, name: str, options: EvalOptions) -> System:
     match name:
         case "every_step":
             config = config.with_method("every_step", history="reencode")
         case "every_step_append":
             config = config.with_method("every_step", history="append")
-        case "co_llm" if config.gate is None and settings.gate is not None:
-            config = config.with_method("co_llm", gate=settings.gate)
         case _ if name in CONTROLS:
             return System(name, "control", config.with_method("every_step"))
         case _:
-            config = config.with_method(name)
+            given = config.changed if config.method == name else ()
+            own = options.defaults.get(name, {})
+            config = config.with_method(name, **{k: v for k, v in own.items() if k not in given})
     return System(name, "method", config)
-
-
-def evaluate(
-    config: EnsembleConfig,
-    settings: Settings,
-    *,
-    on_system: Callable[[str, int], None] = lambda name, questions: None,  # noqa: ARG005
-    on_answer: Callable[[], None] = lambda: None,
-    on_skip: OnSkip = _in_silence,
-) -> Iterator[Row]:
-    """Ask every system the same held-out items; one row after another.
-
-    Controls that choose a member choose it by its answers to other questions (another seed, 100 a
-    task at most), which count neither as forwards nor as time.
-
-    Args:
-        config: the ensemble; its models are loaded once.
-        settings: what is asked.
-        on_system: told before each system: its name and how many questions it is asked.
-        on_answer: told of each answer.
-        on_skip: with `everything`, told of each method or control that fails with this ensemble,
-            and why; the others go on.
-
-    Raises:
-        ConfigError: fewer than two members have a weight.
-
-    """
-    systems = list(systems_of(config, settings, on_skip))
-    evaluation = _Evaluation(config, settings, on_system, on_answer)
-    for system in systems:
-        try:
-            yield evaluation.row(system)
-        except GacError as error:
-            if system.kind == "member" or not settings.everything:
-                raise
-            on_skip(system.name, error)
-
-
-def _used(config: EnsembleConfig) -> list[int]:
-    return [index for index, weight in enumerate(config.weights) if weight > 0]
-
-
-class _Evaluation:
-    """The loaded models and what they are asked."""
-
-    def __init__(
-        self,
-        config: EnsembleConfig,
-        settings: Settings,
-        on_system: Callable[[str, int], None],
-        on_answer: Callable[[], None],
-    ) -> None:
-        self._settings = settings
-        self._asked = settings.questions()
-        self._on_system = on_system
-        self._on_answer = on_answer
-        self._members = _members_of(config)
-        self._loaded = dict(zip(_used(config), load_used(config, progress=False), strict=True))
-
-    def row(self, system: System) -> Row:
-        """How one system does."""
-        chooses = system.name in ("self_consistency", "routing") and system.kind == "control"
-        return self._row(system, self._asked, self._skills if chooses else [])
-
-    @cached_property
-    def _skills(self) -> list[Row]:
-        """How the members do on other questions."""
-        asked = self._settings.development.questions()
-        return [self._row(member, asked) for member in self._members]
-
-    def _row(
-        self, system: System, asked: Mapping[str, Sequence[Item]], skills: Sequence[Row] = ()
-    ) -> Row:
-        self._on_system(system.name, sum(map(len, asked.values())))
-        row = Row(system.name, system.kind)
-        with ExitStack() as stack:
-            is_control = system.kind == "control"
-            configs = [*(m.config for m in self._members if is_control), system.config]
-            ensembles = [stack.enter_context(self._ensemble(config)) for config in configs]
-            answers = _answers(system.name, ensembles, skills) if is_control else greedy(*ensembles)
-            began = time.perf_counter()
-            for task, items in asked.items():
-                right = []
-                for item, output in zip(items, answers(task, items), strict=True):
-                    right.append(item.is_correct(output.text))
-                    row.count(output)
-                    self._on_answer()
-                row.right[task] = np.array(right)
-            row.seconds = time.perf_counter() - began
-            queries: Counter[str] = Counter()
-            for member in (member for ensemble in ensembles for member in ensemble.members):
-                queries[member.name] += member.scorer.stats.queries
-        row.queries = dict(queries)
-        return row
-
-    def _ensemble(self, config: EnsembleConfig) -> Ensemble:
-        own = [self._loaded[index] for index in _used(config)]
-        return Ensemble(config, partial(list, own))
-
-
-def _answers(control: str, ensembles: Sequence[Ensemble], skills: Sequence[Row]) -> Answers:
-    """How a control answers.
-
-    Args:
-        control: its name.
-        ensembles: each member alone, then all of them together.
-        skills: how the members did on other questions.
-
-    """
-    *alone, together = ensembles
-    if control == "rerank":
-        return rerank(alone, together)
-    if control == "self_consistency":
-        best = int(np.argmax([row.average for row in skills]))
-        return self_consistency(alone[best], samples=len(alone))
-    best_at = {
-        task: int(np.argmax([row.right[task].mean() for row in skills])) for task in skills[0].right
-    }
-    return routing({task: alone[m] for task, m in best_at.items()})

@@ -220,4 +220,4 @@ def pick_device(device: str, index: int) -> torch.device:
 
 
 def _load_error(model: str, error: BaseException, cure: str) -> LoadError:
-    return LoadError(f"{model} could not be loaded: {one_line(error)}; {cure}")
+    return LoadError(f"{model} could not be loaded: {one_line(error, 300)}; {cure}")

@@ -80,7 +80,7 @@ class LocalScorer:
         except Exception as error:
             self.clear()  # what was written halfway is not to be trusted
             raise MemberError(
-                f"the forward pass of {self.name} failed: {one_line(error)}"
+                f"the forward pass of {self.name} failed: {one_line(error, 300)}"
             ) from error
 
     def drop(self, keys: Iterable[Hashable]) -> None:

@@ -23,8 +23,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from transformers import AutoTokenizer
 
 from gac_core import Ensemble
-from gac_core.ensemble import pocket_folder
-from gac_core.pocket import forms
+from gac_core.pocket import folder, forms
 from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError, GaCModelError
 from gac_integrations.langchain.messages import plain_messages
 from gac_integrations.shared import model_cache as registry
@@ -108,7 +107,7 @@ def test_usage_is_what_the_tokenizers_count(llm: ChatGaC, ensemble: Ensemble) ->
         [{"role": "system", "content": "Be brief."}, {"role": "user", "content": SUM}]
     )
     for member, prompt in zip(said.response_metadata["members"], prompts, strict=True):
-        tokenizer = AutoTokenizer.from_pretrained(pocket_folder(member["name"]))
+        tokenizer = AutoTokenizer.from_pretrained(folder(member["name"]))
         assert member["prompt_tokens"] == len(prompt)
         assert member["completion_tokens"] == len(own_tokens(tokenizer, said.content))
     assert said.usage_metadata is not None

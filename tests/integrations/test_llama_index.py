@@ -32,8 +32,7 @@ from pydantic import BaseModel, ValidationError
 from transformers import AutoTokenizer
 
 from gac_core import AnswerCutError, ConfigError, Ensemble, LoadError
-from gac_core.ensemble import pocket_folder
-from gac_core.pocket import forms
+from gac_core.pocket import folder, forms
 from gac_integrations.llama_index import GaCContextOverflowError, GaCLLM, GaCRequestError
 from gac_integrations.shared.call import DeadlineError
 from tests.fakes import pair
@@ -195,7 +194,7 @@ def test_usage_is_what_the_tokenizers_count(llm: GaCLLM, ensemble: Ensemble) -> 
     plain = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": SUM}]
     prompts = ensemble.prompt_ids(plain)
     for member, prompt in zip(said.raw["members"], prompts, strict=True):
-        tokenizer = AutoTokenizer.from_pretrained(pocket_folder(member["name"]))
+        tokenizer = AutoTokenizer.from_pretrained(folder(member["name"]))
         behind = tokenizer(f"a\n{ANSWER}", add_special_tokens=False)["input_ids"]
         before = tokenizer("a\n", add_special_tokens=False)["input_ids"]
         assert member["prompt_tokens"] == len(prompt)
@@ -386,7 +385,7 @@ def test_an_object_survives_serialisation(tmp_path: Path) -> None:
 def rendered(llm: GaCLLM, messages: list[ChatMessage], **options: Any) -> str:
     """What the second member reads, whose template has no system role."""
     ids = llm._ensemble.prompt_ids(llm._chat_request(messages, options).prompt)[1]
-    return str(AutoTokenizer.from_pretrained(pocket_folder("bo")).decode(ids))
+    return str(AutoTokenizer.from_pretrained(folder("bo")).decode(ids))
 
 
 class Spy:

@@ -1,0 +1,1 @@
+"""What the pocket members are trained with: recipes, conversations, tokenizers, batches, models."""
