@@ -1,172 +1,42 @@
-"""Small real tokenizers of every family, and tiny models for them, made on the spot."""
+"""Tiny models, of our families and for the real tokenizers."""
 
-import atexit
 import json
 import os
-import shutil
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from gac_core.decoding.gate_head import GateHead
-from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from gac_core import Ensemble
+from gac_core.members.base import Member
+from gac_core.members.local import LocalScorer
+from gac_core.testing import models
+from gac_core.testing.models import (
+    CHATML,
+    CORPUS,
+    FAMILIES,
+    random_gate,
+    random_llama,
+    scripted,
+    tiny_model,
+    tokenizer_of,
 )
-from transformers import (
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
-from transformers.modeling_outputs import CausalLMOutputWithPast
+
+__all__ = [
+    "CHATML",
+    "CORPUS",
+    "FAMILIES",
+    "random_gate",
+    "scripted",
+    "tiny_model",
+    "tokenizer_of",
+]
 
 REAL_FOLDER = Path(
     os.environ.get("GAC_TOKENIZERS", Path(__file__).parents[2] / "shared/tokenizers")
 )
 REAL = ("gpt2", "gpt_neox", "llama2", "llama3", "mistral_v3", "phi3", "qwen2_5", "starcoder2")
-
-CORPUS = [
-    "Hello world, how are you today? I am fine, thank you. Hello Hello!",
-    "The capital of France is Paris; the capital of Germany is Berlin.",
-    "def add(a, b):\n    return a + b\n\n\nprint(add(12, 345))\t# 357",
-    "Der Bäcker grüßt: schönes Wetter, ¿qué tal? C'est déjà l'été à Besançon.",
-    "Привет, мир! Как дела? 你好，世界。 こんにちは 🙂🙂👍🏽",
-    "  two  spaces   and\n\n new lines\r\n. . . ... !!! don't can't I'll",
-] * 3
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-# As Llama-2's: no system role, strict turns, answers written with a space before them.
-INST = (
-    "{{ bos_token }}{% for m in messages %}"
-    "{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('roles must alternate') }}{% endif %}"
-    "{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]"
-    "{% else %} {{ m.content | trim }} {{ eos_token }}{% endif %}{% endfor %}"
-)
-HEADER = (
-    "{{ bos_token }}{% for m in messages %}<|head|>{{ m.role }}<|/head|>\n\n"
-    "{{ m.content | trim }}<|eot|>{% endfor %}"
-    "{% if add_generation_prompt %}<|head|>assistant<|/head|>\n\n{% endif %}"
-)
-GPT4_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-FAMILIES = ("byte_level", "chatml", "legacy", "metaspace", "tiktoken", "unigram", "neox")
-
-
-@cache
-def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
-    """A small tokenizer of a family, trained on `CORPUS`."""
-    controls, template, size = {
-        "byte_level": (["<|endoftext|>"], None, 330),
-        "chatml": (["<|im_end|>", "<|im_start|>", "<|endoftext|>"], CHATML, 420),
-        "legacy": (["</s>", "<s>", "<unk>"], INST, 180),
-        "metaspace": (["</s>", "<s>", "<unk>"], None, 240),
-        "tiktoken": (["<|end|>", "<|begin|>", "<|eot|>", "<|head|>", "<|/head|>"], HEADER, 380),
-        "unigram": (["</s>", "<s>", "<unk>"], None, 200),
-        "neox": (["<|endoftext|>", "<|padding|>"], None, 350),
-    }[family]
-    backend, trainer = _untrained(family, controls, size)
-    backend.train_from_iterator(CORPUS, trainer)
-    if family in ("legacy", "metaspace", "unigram"):
-        backend = _with_byte_tokens(backend, len(controls))
-    if family == "neox":
-        backend.add_tokens([AddedToken(" " * n, normalized=False) for n in (6, 5, 4, 3, 2)])
-        backend.add_tokens([AddedToken("<tool_call>", normalized=False)])
-    bos = next((c for c in controls if c in ("<s>", "<|begin|>")), None)
-    if bos == "<s>":
-        bos_id = backend.token_to_id(bos)
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", special_tokens=[(bos, bos_id)]
-        )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        eos_token=controls[0],
-        bos_token=bos,
-        unk_token="<unk>" if "<unk>" in controls else None,
-        clean_up_tokenization_spaces=False,
-    )
-    tokenizer.chat_template = template
-    return tokenizer
-
-
-def _untrained(family: str, controls: list[str], size: int) -> tuple[Tokenizer, Any]:
-    special = [AddedToken(c, special=True, normalized=False) for c in controls]
-    options: dict[str, Any] = {"vocab_size": size, "special_tokens": special}
-    options["show_progress"] = False
-    if family in ("byte_level", "chatml", "tiktoken", "neox"):
-        backend = Tokenizer(models.BPE())
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        if family == "tiktoken":
-            split = pre_tokenizers.Split(Regex(GPT4_SPLIT), "isolated")
-            raw = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            backend.pre_tokenizer = pre_tokenizers.Sequence([split, raw])
-        elif family == "chatml":
-            digits = pre_tokenizers.Digits(individual_digits=True)
-            backend.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-        else:
-            backend.pre_tokenizer = byte_level
-        if family in ("chatml", "neox"):
-            backend.normalizer = normalizers.NFC()
-        backend.decoder = decoders.ByteLevel()
-        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        return backend, trainers.BpeTrainer(initial_alphabet=alphabet, **options)
-    if family == "unigram":
-        backend = Tokenizer(models.Unigram([("<unk>", 0.0)], 0, True))
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-        backend.decoder = decoders.Sequence(
-            [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")]
-        )
-        return backend, trainers.UnigramTrainer(unk_token="<unk>", **options)
-    backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    if family == "legacy":
-        backend.normalizer = normalizers.Sequence(
-            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-        )
-    else:
-        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    backend.decoder = decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    return backend, trainers.BpeTrainer(**options)
-
-
-def _with_byte_tokens(backend: Tokenizer, controls: int) -> Tokenizer:
-    spec = json.loads(backend.to_str())
-    vocabulary = spec["model"]["vocab"]
-    if isinstance(vocabulary, list):  # Unigram: pieces and scores, by id
-        scores = [[f"<0x{b:02X}>", -20.0] for b in range(256)]
-        spec["model"]["vocab"] = [*vocabulary[:controls], *scores, *vocabulary[controls:]]
-        spec["model"]["byte_fallback"] = True
-        return Tokenizer.from_str(json.dumps(spec))
-    by_id = sorted(vocabulary, key=vocabulary.__getitem__)
-    pieces = [*by_id[:controls], *(f"<0x{b:02X}>" for b in range(256)), *by_id[controls:]]
-    spec["model"]["vocab"] = {piece: i for i, piece in enumerate(pieces)}
-    return Tokenizer.from_str(json.dumps(spec))
 
 
 @cache
@@ -180,119 +50,24 @@ def real_source(name: str) -> dict[str, Any]:
 
 
 @cache
-def tiny_model(
-    family: str, seed: int = 0, *, context: int = 512, spread: float = 0.25
-) -> LlamaForCausalLM:
-    """A random float64 Llama for a tokenizer; `spread` makes its distributions peaked."""
-    if family in FAMILIES:
-        tokenizer: PreTrainedTokenizerBase = tokenizer_of(family)
-        rows, ends = len(tokenizer) + 3, [tokenizer.eos_token_id]  # three rows of padding
-    else:
-        tokenizer, source = real_tokenizer(family), real_source(family)
-        rows, ends = source["model_vocab_size"], source["eos_ids"]
-    config = LlamaConfig(
-        vocab_size=rows,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=context,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=ends,
-        pad_token_id=None,
-    )
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(config)
-    model.eval().double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(std=spread)
-    return model
-
-
-@cache
-def random_gate(width: int = 32) -> str:
-    """The file of a gate that defers at about half of the steps of a `tiny_model`."""
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder)
-    path = Path(folder) / "gate.safetensors"
-    generator = torch.Generator().manual_seed(0)
-    GateHead(torch.randn(width, generator=generator), torch.zeros(1)).save(path)
-    return str(path)
+def real_pair(name: str, seed: int = 0) -> tuple[PreTrainedModel, Any]:
+    """A random model for a real tokenizer."""
+    tokenizer, source = real_tokenizer(name), real_source(name)
+    model = random_llama(tokenizer, source["model_vocab_size"], source["eos_ids"], seed)
+    return model, tokenizer
 
 
 def pair(family: str, seed: int = 0, **options: Any) -> tuple[PreTrainedModel, Any]:
-    """A tiny model and its tokenizer."""
-    tokenizer = tokenizer_of(family) if family in FAMILIES else real_tokenizer(family)
-    return tiny_model(family, seed, **options), tokenizer
+    """A tiny model and its tokenizer, of our families or for a real tokenizer."""
+    return models.pair(family, seed, **options) if family in FAMILIES else real_pair(family, seed)
 
 
-class ScriptedConfig(PretrainedConfig):
-    model_type = "scripted"
-
-    def __init__(self, vocab_size: int = 1, context: int = 512, **options: Any) -> None:
-        self.vocab_size = vocab_size
-        self.max_position_embeddings = context
-        super().__init__(**options)
+def make(families: Any, seeds: Any = None, **options: Any) -> Ensemble:
+    """`make_ensemble`, for real tokenizers too."""
+    return models.make_ensemble(families, seeds, pair=pair, **options)
 
 
-class ScriptedModel(PreTrainedModel):
-    """A model whose next-token logits depend on the position alone.
-
-    Attributes:
-        script: logits after each position; where there are none, all are 0.
-        calls: the shape of the ids of every forward.
-    """
-
-    config_class = ScriptedConfig
-    _supports_sdpa = True
-
-    def __init__(self, config: ScriptedConfig) -> None:
-        super().__init__(config)
-        self.embed = torch.nn.Embedding(config.vocab_size, 1)
-        self.head = torch.nn.Identity()  # its hidden states are its logits
-        self.script: dict[int, torch.Tensor] = {}
-        self.calls: list[tuple[int, ...]] = []
-        self.post_init()  # type: ignore[no-untyped-call]
-
-    def get_input_embeddings(self) -> torch.nn.Module:
-        return self.embed
-
-    def get_output_embeddings(self) -> torch.nn.Module:
-        return self.head
-
-    def forward(
-        self,
-        input_ids: torch.Tensor,
-        position_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        past_key_values: Any = None,
-        use_cache: bool = False,
-    ) -> CausalLMOutputWithPast:
-        self.calls.append(tuple(input_ids.shape))
-        if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1]).expand_as(input_ids)
-        nothing = torch.zeros(self.config.vocab_size)
-        logits = torch.stack(
-            [
-                torch.stack([self.script.get(p, nothing) for p in row])
-                for row in position_ids.tolist()
-            ]
-        )
-        return CausalLMOutputWithPast(logits=self.head(logits))
-
-
-def scripted(
-    family: str, prompt_length: int, choices: list[dict[str, float]], *, context: int = 512
-) -> tuple[ScriptedModel, PreTrainedTokenizerFast]:
-    """A model that gives these probabilities, by piece, after a prompt of this many ids."""
-    tokenizer = tokenizer_of(family)
-    model = ScriptedModel(ScriptedConfig(len(tokenizer), context, eos_token_id=None))
-    for n, probs in enumerate(choices):
-        logits = torch.full((len(tokenizer),), -30.0)
-        for piece, prob in probs.items():
-            logits[tokenizer.convert_tokens_to_ids(piece)] = torch.tensor(prob).log()
-        model.script[prompt_length - 1 + n] = logits
-    return model, tokenizer
+def model_of(member: Member) -> PreTrainedModel:
+    """The transformers model of a member."""
+    assert isinstance(member.scorer, LocalScorer)
+    return member.scorer.model

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from gac_core import Ensemble, EnsembleConfig
 from gac_core.decoding.byte_paths import BYTES, BytePaths
 from gac_core.grammar.grammar import Grammar
+from gac_core.testing import assert_same, naively
 from gac_core.tokens.history import History
-from tests.fakes import FAMILIES, ScriptedModel, pair, scripted, tiny_model, tokenizer_of
-from tests.laws import assert_same, make, naively
+from tests.fakes import FAMILIES, ScriptedModel, make, pair, scripted, tiny_model, tokenizer_of
 from tests.reference import SlowMember, chance_of_text, slow_chared
 
 CHAT = [{"role": "user", "content": "Hello"}]

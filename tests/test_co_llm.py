@@ -22,8 +22,8 @@ from gac_core.evaluation.gate_fitting import (
     recording_config,
 )
 from gac_core.pocket.questions import training_prompts
-from tests.fakes import FAMILIES, random_gate, scripted
-from tests.laws import assert_same, make
+from gac_core.testing import assert_same
+from tests.fakes import FAMILIES, make, random_gate, scripted
 from tests.reference import SlowMember, slow_ensemble
 from tests.test_cli import folders, gac, models
 

@@ -12,8 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gac_core import ConfigError, Ensemble, Grammar
 from gac_core.decoding.drafting import Pace, continuation
-from tests.fakes import pair, scripted
-from tests.laws import assert_nothing_held, assert_same, make, naively
+from gac_core.testing import assert_nothing_held, assert_same, naively
+from tests.fakes import make, pair, scripted
 
 FAMILIES: list[tuple[str, ...]] = [
     ("byte_level", "legacy", "chatml"),

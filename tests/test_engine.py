@@ -26,8 +26,8 @@ from gac_core import (
 from gac_core.chat.prompt import Message
 from gac_core.decoding.request import Request
 from gac_core.methods import METHODS
-from tests.fakes import pair, scripted, tiny_model, tokenizer_of
-from tests.laws import assert_same, make
+from gac_core.testing import assert_same
+from tests.fakes import make, pair, scripted, tiny_model, tokenizer_of
 
 CHAT: list[Message] = [{"role": "user", "content": "Hello"}]
 LONG: dict[str, Any] = {"max_new_tokens": 400}

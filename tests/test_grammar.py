@@ -16,7 +16,9 @@ from gac_core.chat.tools import call_text
 from gac_core.grammar.completion import short_end
 from gac_core.grammar.constraint import Constraint, GrammarEngine, search_end
 from gac_core.grammar.grammar import Grammar, byte_matcher, shortest_match, strict_schema
-from tests.laws import DECODERS, assert_only_greedy, assert_same, draws, make, naively, named
+from gac_core.testing import assert_same, naively
+from gac_core.testing.laws import DECODERS, assert_only_greedy, draws, named
+from tests.fakes import make
 from tests.schemas import random_schema
 
 CHAT = [{"role": "user", "content": "Hello"}]

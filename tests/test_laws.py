@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import laws
-from tests.fakes import FAMILIES, REAL, REAL_FOLDER
-from tests.laws import METHOD_IDS, METHODS, assert_same, make, naively
+from gac_core.testing import assert_same, laws, naively
+from gac_core.testing.laws import METHOD_IDS, METHODS
+from tests.fakes import FAMILIES, REAL, REAL_FOLDER, make
 
 TRIPLES: list[tuple[str, ...]] = [
     ("byte_level", "legacy", "chatml"),

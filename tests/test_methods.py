@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import Ensemble
+from gac_core.testing import naively
 from gac_core.tokens.history import History
-from tests.fakes import CHATML, FAMILIES, scripted, tiny_model, tokenizer_of
-from tests.laws import make, naively
+from tests.fakes import CHATML, FAMILIES, make, scripted, tiny_model, tokenizer_of
 from tests.reference import SlowMember, slow_ensemble
 
 triples = list(itertools.permutations(FAMILIES, 3))

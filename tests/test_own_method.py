@@ -17,8 +17,8 @@ from gac_core import (
     register_fusion,
     register_method,
 )
-from tests import laws
-from tests.laws import assert_nothing_held, assert_same, make, naively
+from gac_core.testing import assert_nothing_held, assert_same, laws, naively
+from tests.fakes import make
 
 METHOD: dict[str, Any] = {"method": "until_sure", "fusion": "boldest"}
 CHAT = [{"role": "user", "content": "Hello, how are you? 🙂"}]

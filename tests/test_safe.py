@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from gac_core import ConfigError, Ensemble
 from gac_core.chat.prompt import render_prompt
 from gac_core.methods.safe import gather_longer
+from gac_core.testing import assert_same, naively
 from gac_core.tokens.union import UnionVocabulary
-from tests.fakes import FAMILIES, pair, scripted, tokenizer_of
-from tests.laws import assert_same, make, naively
+from tests.fakes import FAMILIES, make, pair, scripted, tokenizer_of
 from tests.reference import SlowMember, slow_gathered, slow_safe
 from tests.test_tokenizer import byte_tokenizer_of
 

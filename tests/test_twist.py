@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble, Grammar
+from gac_core.testing import naively
 from gac_core.tokens.vocabulary import TokenKind
-from tests.fakes import FAMILIES, pair, scripted
-from tests.laws import make, naively
+from tests.fakes import FAMILIES, make, pair, scripted
 from tests.reference import SlowMember, slow_twist
 
 CHAT = [{"role": "user", "content": "Hello"}]

@@ -35,8 +35,7 @@ from gac_core import AnswerCutError, ConfigError, Ensemble, LoadError
 from gac_core.pocket import folder, forms
 from gac_integrations.llama_index import GaCContextOverflowError, GaCLLM, GaCRequestError
 from gac_integrations.shared.call import DeadlineError
-from tests.fakes import pair
-from tests.laws import make
+from tests.fakes import make, pair
 
 SUM = "What is 17 + 25?"
 ASKED = [ChatMessage(content=SUM)]

@@ -1,0 +1,47 @@
+"""For tests of what is built on this package: tiny models, scripted members, and the laws.
+
+A method, rule or weighting of your own is held to the laws in three lines::
+
+    from gac_core.testing import check_method
+    import my_method  # registers itself
+    check_method("mine", alpha=0.3)
+
+and so is a scorer, with `check_scorer`. `make_ensemble` builds ensembles of tiny random models,
+`scripted` a member that gives certain probabilities, `naively` answers without cache and batch.
+"""
+
+from gac_core.engine.naive import run_naively
+from gac_core.testing.laws import (
+    assert_nothing_held,
+    assert_same,
+    check_method,
+    check_scorer,
+    naively,
+)
+from gac_core.testing.models import (
+    FAMILIES,
+    ScriptedModel,
+    make_ensemble,
+    pair,
+    random_gate,
+    scripted,
+    tiny_model,
+    tokenizer_of,
+)
+
+__all__ = [
+    "FAMILIES",
+    "ScriptedModel",
+    "assert_nothing_held",
+    "assert_same",
+    "check_method",
+    "check_scorer",
+    "make_ensemble",
+    "naively",
+    "pair",
+    "random_gate",
+    "run_naively",
+    "scripted",
+    "tiny_model",
+    "tokenizer_of",
+]

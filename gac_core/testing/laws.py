@@ -1,0 +1,389 @@
+"""The laws of methods, weightings, rules and scorers, as functions of a configuration.
+
+Each raises `AssertionError` where a law is broken. A configuration is what `Ensemble.from_models`
+takes: ``{"method": "cascade", "threshold": 0.4}``.
+"""
+
+import itertools
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from gac_core.chat.prompt import Prompt
+from gac_core.config import SamplingParams
+from gac_core.decoding.request import Request
+from gac_core.engine.naive import run_naively
+from gac_core.ensemble import Ensemble
+from gac_core.errors import ConfigError
+from gac_core.grammar.grammar import Grammar
+from gac_core.members.base import Query, Scorer
+from gac_core.method_specs import PRESETS, MethodSpec
+from gac_core.outputs import Output
+from gac_core.registry import METHODS
+from gac_core.testing.models import make_ensemble, random_gate
+from gac_core.testing.models import pair as tiny_pair
+from gac_core.tokens.vocabulary import TokenKind
+
+Configuration = Mapping[str, Any]
+Make = Callable[..., Ensemble]
+
+CHAT: Final[Prompt] = [{"role": "user", "content": "Hello, how are you? 🙂"}]
+_TOLERANCE: Final = 1e-6  # of the figures of a step, in float64
+_PATIENCE: Final = 20.0  # seconds until memory must have been freed
+_RESOURCES: Final[dict[str, Callable[[], str]]] = {"gate": random_gate}  # files, by option
+
+
+# ------------------------------------------------ what is held to the laws
+
+
+def configurations(spec: MethodSpec) -> list[dict[str, Any]]:
+    """The configurations with which a method is held to the laws, from its spec's examples."""
+    files = {name: make() for name, make in _RESOURCES.items() if name in spec.options.model_fields}
+    return [{"method": spec.name, **files, **example} for example in spec.examples]
+
+
+def can_draw(configuration: Configuration) -> bool:
+    """Whether a method chooses step by step, so that it can draw and be held to a grammar."""
+    name = str(configuration.get("method", "every_step"))
+    check = None if name in PRESETS else METHODS.get(name).check
+    if check is None:
+        return True
+    with make_ensemble(["chatml"], **configuration) as ensemble:
+        try:
+            check(ensemble.config, SamplingParams(temperature=1.0))
+        except ConfigError:
+            return False
+    return True
+
+
+def naively(ensemble: Ensemble, prompt: Prompt, **sampling: Any) -> tuple[Output, Request]:
+    """The same request on the naive driver: no cache, no batch, no thread.
+
+    Args:
+        ensemble: whose members answer.
+        prompt: a text to go on with, or chat messages.
+        sampling: fields of `SamplingParams`.
+
+    """
+    params = SamplingParams.of({"seed": 0, **sampling})
+    request = ensemble.runtime.request(prompt, params)
+    return run_naively(ensemble.runtime.method, request), request
+
+
+# ------------------------------------------------ what is compared
+
+
+def assert_same(a: Output, b: Output) -> None:
+    """The same text by the same steps, but for the last bits of the figures."""
+    for what in ("unit", "text", "decided_by"):
+        ours, theirs = ([getattr(step, what) for step in output.steps] for output in (a, b))
+        assert ours == theirs, f"{what}s differ: {ours} and {theirs}"
+    assert (a.text, a.finish_reason, a.stop, a.usage) == (b.text, b.finish_reason, b.stop, b.usage)
+    for one, other in zip(a.steps, b.steps, strict=True):
+        assert _are_close(one.logprob, other.logprob)  # -inf where no member wanted it
+        for mine, its in zip(one.members, other.members, strict=True):
+            assert (mine.name, mine.top) == (its.name, its.top)
+            assert abs(mine.prob - its.prob) < _TOLERANCE
+
+
+def _are_close(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+
+
+def assert_nothing_held(ensemble: Ensemble) -> None:
+    """Law 10: no scorer holds memory any more, soon after the last answer."""
+    deadline = time.monotonic() + _PATIENCE
+    while any(getattr(member.scorer, "held_sequences", 0) for member in ensemble.members):
+        assert time.monotonic() < deadline, "sequences are still held"
+        time.sleep(0.01)
+
+
+# ------------------------------------------------ laws
+
+
+def law_1_one_member_is_generate(
+    family: str, configuration: Configuration, prompt: str, *, pair: Any = tiny_pair
+) -> None:
+    """One member, any method: greedy text equals `model.generate`, token for token."""
+    model, tokenizer = pair(family, 5)
+    with Ensemble.from_models([(model, tokenizer)], **configuration) as ensemble:
+        (prompt_ids,) = ensemble.prompt_ids(prompt)
+        vocabulary = ensemble.members[0].tokenizer.vocabulary
+        masked = [
+            i
+            for i, kind in enumerate(vocabulary.kinds)
+            if kind not in (TokenKind.TEXT, TokenKind.END)
+        ]
+        ids = torch.tensor([prompt_ids])
+        generated = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            pad_token_id=0,
+            eos_token_id=sorted(vocabulary.end_ids),
+            do_sample=False,
+            max_new_tokens=40,
+            suppress_tokens=masked or None,
+        )[0, len(prompt_ids) :].tolist()
+        output, request = naively(ensemble, prompt, max_new_tokens=40)
+        text_ids = [i for i in generated if i not in vocabulary.end_ids]
+        own = request.histories[0].ids[len(prompt_ids) :]
+        assert own == text_ids, f"one member writes {own}, generate writes {text_ids}"
+        assert_same(ensemble.generate(prompt, max_new_tokens=40, seed=0), output)
+
+
+def law_2_a_member_twice_is_that_member(
+    family: str,
+    configuration: Configuration,
+    prompt: Prompt,
+    *,
+    make: Make = make_ensemble,
+    **sampling: Any,
+) -> None:
+    """A member twice, or weights (1, 0, 0): the same text as that member alone."""
+    with make([family], [3], **configuration) as alone:
+        expected = alone.generate(prompt, **sampling).text
+    with make([family, family], [3, 3], **configuration) as twice:
+        assert twice.generate(prompt, **sampling).text == expected, "a member twice differs"
+    others = [family, "byte_level", "legacy"]
+    with make(others, [3, 4, 5], weights=[1, 0, 0], **configuration) as weighted:
+        assert weighted.generate(prompt, **sampling).text == expected, "weights (1, 0, 0) differ"
+
+
+def law_3_order_is_nothing(
+    families: Sequence[str],
+    configuration: Configuration,
+    prompt: Prompt,
+    *,
+    make: Make = make_ensemble,
+    **sampling: Any,
+) -> None:
+    """The order of members changes nothing but the primary's role."""
+    count = len(families)
+    weights = [1.0 + 0.5 * i for i in range(count)]
+    with make(families, range(count), weights=weights, **configuration) as ensemble:
+        expected = ensemble.generate(prompt, **sampling).text
+    order = list(range(count))[::-1]
+    with make(
+        [families[i] for i in order],
+        order,
+        weights=[weights[i] for i in order],
+        primary=order.index(0),
+        **configuration,
+    ) as ensemble:
+        assert ensemble.generate(prompt, **sampling).text == expected, "another order, another text"
+
+
+def law_5_scores_are_uncached(
+    scorer: Scorer, *, rounds: int = 12, longest: int = 40, tolerance: float = 1e-6, seed: int = 0
+) -> None:
+    """`score(ids)` equals an uncached pass over `ids`, after any history of calls.
+
+    Sequences are extended, rolled back, branched and dropped at random, many in one call.
+
+    Args:
+        scorer: what is tried.
+        rounds: calls.
+        longest: ids of a sequence at most.
+        tolerance: of the logits' largest difference.
+        seed: of the schedule.
+
+    """
+    rng = random.Random(seed)
+    longest = min(longest, scorer.context_size or longest)
+    known: dict[str, list[int]] = {}
+    for _ in range(rounds):
+        queries, keys = [], []
+        for key in rng.sample("abcd", rng.randint(1, 4)):
+            ids = known.get(key) or known.get(rng.choice("abcd")) or []
+            ids = ids[: rng.randint(0, len(ids))]
+            ids = [*ids, *(rng.randrange(scorer.vocab_size) for _ in range(rng.randint(1, 6)))]
+            known[key] = ids = ids[-longest:]
+            queries.append(Query(ids, rng.randint(1, min(3, len(ids)))))
+            keys.append(key)
+        cached, plain = scorer.score(queries, keys), scorer.score(queries)
+        for query, got, want in zip(queries, cached, plain, strict=True):
+            shape = (query.last, scorer.vocab_size)
+            assert tuple(got.logits.shape) == shape, f"{tuple(got.logits.shape)}, not {shape}"
+            error = float((got.logits - want.logits).abs().max())
+            assert error <= tolerance, f"cached and plain logits differ by {error:.2g}"
+        if rng.random() < 0.3:
+            dropped = rng.choice(keys)
+            scorer.drop([dropped])
+            known.pop(dropped)
+    scorer.clear()
+
+
+def laws_6_and_9_the_driver_is_nothing(
+    families: Sequence[str],
+    configuration: Configuration,
+    jobs: Sequence[tuple[Prompt, Mapping[str, Any]]],
+    *,
+    make: Make = make_ensemble,
+) -> None:
+    """Alone, beside others, or on the naive driver: the same steps; then nothing is held.
+
+    Args:
+        families: of the members.
+        configuration: what is tried.
+        jobs: prompts, and fields of `SamplingParams`.
+        make: makes the ensemble.
+
+    """
+    with make(families, **configuration, max_batch=6) as ensemble:
+        together = [ensemble.stream(prompt, **sampling) for prompt, sampling in jobs]
+        abandoned = ensemble.stream("A long answer that is not read", max_new_tokens=200)
+        next(abandoned)
+        abandoned.close()
+        for stream, (prompt, sampling) in zip(together, jobs, strict=True):
+            output, _ = naively(ensemble, prompt, **sampling)
+            assert_same(Output.of(list(stream)), output)
+        for prompt, sampling in jobs[:2]:
+            alone = ensemble.generate(prompt, **sampling)
+            assert_same(alone, naively(ensemble, prompt, **sampling)[0])
+        assert_nothing_held(ensemble)
+
+
+def law_7_thresholds(
+    families: Sequence[str], history: str, prompt: Prompt, *, make: Make = make_ensemble
+) -> None:
+    """A cascade's threshold 0 is the primary alone; one above 1 fuses every step."""
+    with make(families, method="cascade", threshold=0, history=history) as ensemble:
+        never = ensemble.generate(prompt, max_new_tokens=30)
+    with make(families[:1], [0]) as alone:
+        assert never.text == alone.generate(prompt, max_new_tokens=30).text
+    assert never.usage.fused_steps == 0
+    with make(families, method="cascade", threshold=1.1, history=history) as ensemble:
+        always = ensemble.generate(prompt, max_new_tokens=30)
+    with make(families, method="every_step", history=history) as ensemble:
+        assert_same(always, ensemble.generate(prompt, max_new_tokens=30))
+
+
+def law_8_pieces_join(output: Output, stop: Sequence[str] = ()) -> None:
+    """Streamed pieces joined equal the final text; no stop string leaks."""
+    whole = b"".join(step.unit for step in output.steps).decode(errors="replace")
+    assert "".join(step.text for step in output.steps) == output.text
+    assert all(text not in output.text for text in stop), f"{stop} in {output.text!r}"
+    expected = output.text if output.stop is None else output.text + output.stop
+    assert whole.startswith(expected), f"{whole!r} does not begin with {expected!r}"
+    if output.stop is None:
+        assert whole == output.text
+
+
+def law_12_grammars_hold(
+    families: Sequence[str],
+    configuration: Configuration,
+    prompt: Prompt,
+    *,
+    make: Make = make_ensemble,
+    **sampling: Any,
+) -> None:
+    """With a grammar, the finished text is in the language, whatever the weights."""
+    choices = ["yes", "no", "perhaps not"]
+    for weights in itertools.islice(itertools.permutations([4.0, 1.0, 0.5], len(families)), 2):
+        with make(families, weights=weights, **configuration) as ensemble:
+            grammar = Grammar.choice(choices)
+            output = ensemble.generate(prompt, grammar=grammar, max_new_tokens=24, **sampling)
+            assert output.text in choices, f"{output.text!r} is none of {choices}"
+
+
+# ------------------------------------------------ all at once
+
+
+def check_method(
+    name: str,
+    *,
+    families: Sequence[str] = ("chatml", "legacy", "tiktoken"),
+    **options: Any,
+) -> None:
+    """Hold a registered method, with these options, to the laws on tiny models.
+
+    The same for a fusion rule or a weighting: ``check_method("every_step", weighting="mine")``.
+
+    Args:
+        name: of the method.
+        families: of the members' tokenizers; see `FAMILIES`.
+        options: of `EnsembleConfig` and the method.
+
+    Raises:
+        AssertionError: a law is broken, which one and how.
+
+    Example:
+        >>> from gac_core.testing import check_method
+        >>> check_method("cascade", threshold=0.4)
+
+    """
+    with _one_thread():
+        _check_method({"method": name, **options}, families)
+
+
+def _check_method(configuration: Configuration, families: Sequence[str]) -> None:
+    sampled: list[dict[str, Any]] = [{"max_new_tokens": 16}]
+    if can_draw(configuration):
+        sampled.append({"max_new_tokens": 16, "temperature": 1.0, "seed": 3})
+    for family in families:
+        law_1_one_member_is_generate(family, configuration, "Hello, the été")
+    for sampling, prompt in itertools.product(sampled, ("Hello", CHAT)):
+        law_2_a_member_twice_is_that_member(families[0], configuration, prompt, **sampling)
+        law_3_order_is_nothing(families, configuration, prompt, **sampling)
+    jobs: list[tuple[Prompt, Mapping[str, Any]]] = [
+        (prompt, {**sampling, "stop": stop})
+        for prompt, sampling in itertools.product(("Hello", CHAT, "x" * 60), sampled)
+        for stop in ((), ("e",))
+    ]
+    laws_6_and_9_the_driver_is_nothing(families, configuration, jobs)
+    with make_ensemble(families, **configuration) as ensemble:
+        for prompt, sampling in jobs:
+            law_8_pieces_join(ensemble.generate(prompt, **sampling), sampling["stop"])
+    if can_draw(configuration):
+        law_12_grammars_hold(families, configuration, CHAT, temperature=1.0, seed=5)
+
+
+def check_scorer(
+    scorer: Scorer, tokenizer: PreTrainedTokenizerBase, *, tolerance: float = 1e-6
+) -> None:
+    """Hold a scorer to the laws, alone and as a member beside a tiny model.
+
+    Args:
+        scorer: what is tried; it is cleared afterwards.
+        tokenizer: of its model.
+        tolerance: of its logits.
+
+    Raises:
+        AssertionError: a law is broken, which one and how.
+
+    """
+    assert isinstance(scorer, Scorer), f"{type(scorer).__name__} is no whole Scorer"
+    with _one_thread():
+        _check_scorer(scorer, tokenizer, tolerance)
+
+
+def _check_scorer(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, tolerance: float) -> None:
+    law_5_scores_are_uncached(scorer, tolerance=tolerance)
+    pairs: list[tuple[Any, PreTrainedTokenizerBase]] = [
+        (scorer, tokenizer),
+        tiny_pair("byte_level"),
+    ]
+    with Ensemble.from_models(pairs, names=["own", "tiny"]) as ensemble:
+        prompts: list[Prompt] = ["Hello", CHAT]
+        for prompt, temperature in itertools.product(prompts, (0.0, 1.0)):
+            sampling: dict[str, Any] = {"max_new_tokens": 12, "temperature": temperature, "seed": 1}
+            expected, _ = naively(ensemble, prompt, **sampling)
+            assert_same(ensemble.generate(prompt, **sampling), expected)
+        assert_nothing_held(ensemble)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Have torch compute in one thread: on tiny models, more only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
