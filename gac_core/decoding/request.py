@@ -503,7 +503,7 @@ class Request:
             for member, history in zip(self.members, self.histories, strict=True)
             if (limit := member.scorer.context_size) is not None
         ]
-        return self.constraint.leaves_room(unit, steps, rooms)
+        return self.constraint.has_budget(unit, steps, rooms)
 
     @property
     def is_complete(self) -> bool:
