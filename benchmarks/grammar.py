@@ -30,7 +30,7 @@ from tests.schemas import random_schema
 
 PARTS: tuple[tuple[str, type[Any], str], ...] = (
     ("mask", Constraint, "allowed"),
-    ("room for the end", Constraint, "leaves_room"),
+    ("budget for the end", Constraint, "has_budget"),
     ("advance", Constraint, "advance"),
 )
 CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)

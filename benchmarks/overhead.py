@@ -24,7 +24,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks.models import SHAPES, Shape, are_real, random_model, tokenizers_of
 from gac_core import Ensemble
-from gac_core.members.local import Scorer
+from gac_core.members.local import LocalScorer
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.union import UnionVocabulary
 from gac_core.tokens.vocabulary import Vocabulary
@@ -178,11 +178,11 @@ class Chunk:
 def recorded(ensemble: Ensemble) -> Iterator[list[list[Chunk]]]:
     """The chunks that each member's forwards read while a single request runs."""
     chunks: list[list[Chunk]] = [[] for _ in ensemble.members]
-    plain = Scorer.score
+    plain = LocalScorer.score
     index = {id(member.scorer): m for m, member in enumerate(ensemble.members)}
     held: dict[int, list[int]] = {}
 
-    def score(self: Scorer, queries: Any, keys: Any = None) -> Any:
+    def score(self: LocalScorer, queries: Any, keys: Any = None) -> Any:
         (query,) = queries
         known, ids = held.get(id(self), []), list(query.ids)
         same = next(
@@ -194,11 +194,11 @@ def recorded(ensemble: Ensemble) -> Iterator[list[list[Chunk]]]:
         held[id(self)] = ids
         return plain(self, queries, keys)
 
-    Scorer.score = score  # type: ignore[method-assign]
+    LocalScorer.score = score  # type: ignore[method-assign]
     try:
         yield chunks
     finally:
-        Scorer.score = plain  # type: ignore[method-assign]
+        LocalScorer.score = plain  # type: ignore[method-assign]
 
 
 def bare_forwards(model: PreTrainedModel, chunks: list[Chunk]) -> None:

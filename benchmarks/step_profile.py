@@ -23,11 +23,11 @@ from gac_core.decoding.request import Request
 from gac_core.decoding.run import Run
 from gac_core.engine.engine import Engine
 from gac_core.members.kv_cache import KVCache
-from gac_core.members.local import Scorer
+from gac_core.members.local import LocalScorer
 
 PARTS: tuple[tuple[str, type[Any], str], ...] = (
     ("memo: chunks, masks, positions", KVCache, "forward"),
-    ("scorer: shelves, common prefixes", Scorer, "score"),
+    ("scorer: buckets, common prefixes", LocalScorer, "score"),
     ("mask and softmax", Request, "to_probs"),
     ("into the union", Request, "to_union"),
     ("fuse", Request, "fuse"),

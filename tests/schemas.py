@@ -3,9 +3,21 @@
 import random
 from typing import Any
 
+from gac_core import Grammar
+
 NAMES = ("name", "age", "größe", "x y", "id", "tags", 'a"q', "city")
 PATTERNS = (r"^[A-Z]{2}-\d{3}$", r"^(foo|ba[rz])+$", r"ab+c", r"^\d{4}-\d{2}$", r"^[a-zé]{1,5}$")
+# A walk to the end could go round in these: another letter may come for ever.
+LOOPING_PATTERNS = (r"^[a-z0-9]+([-+.'][a-z0-9]+)*@[a-z]+\.[a-z]+$", r"^[^@]+@[^@]+\.[^@]+$")
 VALUES = ("red", "é", 'a"b', "\\", 1, 2.5, None, True, "blue")
+
+
+def pattern_grammar(pattern: str, *, is_json: bool) -> Grammar:
+    """Texts of a pattern, alone or as the property "s" of an object."""
+    if not is_json:
+        return Grammar.regex(pattern)
+    text = {"type": "string", "pattern": pattern}
+    return Grammar.json_schema({"type": "object", "properties": {"s": text}, "required": ["s"]})
 
 
 def random_schema(rng: random.Random, depth: int = 0) -> dict[str, Any]:

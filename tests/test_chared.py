@@ -11,11 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import Ensemble, EnsembleConfig
-from gac_core.decoding.byte_paths import BYTES, BytePaths
+from gac_core.decoding.byte_paths import BytePaths
 from gac_core.grammar.grammar import Grammar
 from gac_core.testing import assert_same, naively
 from gac_core.tokens.history import History
-from tests.fakes import FAMILIES, ScriptedModel, make, pair, scripted, tiny_model, tokenizer_of
+from gac_core.tokens.spaces import BYTES
+from tests.fakes import (
+    FAMILIES,
+    ScriptedModel,
+    make,
+    model_of,
+    pair,
+    scripted,
+    tiny_model,
+    tokenizer_of,
+)
 from tests.reference import SlowMember, chance_of_text, slow_chared
 
 CHAT = [{"role": "user", "content": "Hello"}]
@@ -24,7 +34,7 @@ CHAT = [{"role": "user", "content": "Hello"}]
 def slow_members(ensemble: Ensemble) -> list[SlowMember]:
     weights = [m.weight for m in ensemble.members]
     return [
-        SlowMember(m.scorer.model, m.tokenizer, weight)
+        SlowMember(model_of(m), m.tokenizer, weight)
         for m, weight in zip(ensemble.members, weights, strict=True)
     ]
 
@@ -156,8 +166,8 @@ def test_every_view_has_mass_1(paths: Any) -> None:
             # The last are impossible for the member, or half a character: it begins again.
             for byte in (b"H", b"e", b" ", b"\xf0", b"\x9f", b"x", b"\xe2", b"\x82", b"\xac"):
                 while queries := state.queries():
-                    logits = member.scorer.score(queries)
-                    masked = [ensemble.union.mask(m, row[-1]) for row in logits]
+                    scored = member.scorer.score(queries)
+                    masked = [ensemble.union.mask(m, one.logits[-1]) for one in scored]
                     state.read([row.softmax(-1) for row in masked])
                 probs = state.next_bytes()
                 assert probs.shape == (BYTES.size,)
@@ -193,12 +203,11 @@ def test_members_are_asked_only_where_a_token_ends() -> None:
     first = [{"Hello": 1.0}, {"<|endoftext|>": 1.0}]
     second = [{"H": 1.0}, {"e": 1.0}, {"l": 1.0}, {"l": 1.0}, {"o": 1.0}, {"<|im_end|>": 1.0}]
     with two_scripts(first, second) as ensemble:
-        models = [member.scorer.model for member in ensemble.members]
+        models = [m for m in map(model_of, ensemble.members) if isinstance(m, ScriptedModel)]
         for model in models:
-            assert isinstance(model, ScriptedModel)
             model.calls.clear()
         output = ensemble.generate("Hello", max_new_tokens=9)
-        assert [len(model.calls) for model in models] == [2, 6]  # type: ignore[arg-type]
+        assert [len(model.calls) for model in models] == [2, 6]
     assert (output.text, output.finish_reason, output.usage.steps) == ("Hello", "stop", 6)
 
 

@@ -18,8 +18,8 @@ from gac_core.cli.app import main
 from gac_core.cli.option_groups import Without, flatten_groups
 from gac_core.cli.terminal import printable
 from gac_core.config_template import commented_yaml
-from gac_core.evaluation.results import Row
-from gac_core.evaluation.systems import OnSkip, Settings
+from gac_core.evaluation.results import Result
+from gac_core.evaluation.systems import EvalOptions, OnSkip
 from tests.fakes import pair, tokenizer_of
 
 
@@ -200,16 +200,16 @@ def test_eval_compares_methods_and_controls(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def measured(
-        config: EnsembleConfig, settings: Settings, *, on_skip: OnSkip, **_: Any
-    ) -> Iterator[Row]:
+        config: EnsembleConfig, settings: EvalOptions, *, on_skip: OnSkip, **_: Any
+    ) -> Iterator[Result]:
         assert settings.everything
-        assert settings.gate is not None
-        yield Row("ada", "member", {"x": np.array([True, False])})
+        assert "gate" in settings.defaults["co_llm"]
+        yield Result("ada", "member", {"x": np.array([True, False])})
         on_skip("twist", MemberError("no way"))
-        yield Row("rerank", "control", {"x": np.array([True, True])})
+        yield Result("rerank", "control", {"x": np.array([True, True])})
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gac_core.evaluation.systems.evaluate", measured)
+    monkeypatch.setattr("gac_core.evaluation.evaluate.evaluate", measured)
     assert gac("eval", "--all") == 130
     out, err = capsys.readouterr()
     assert re.search(r"^ada +member +50.0% ", out, re.MULTILINE)

@@ -8,22 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from gac_core.decoding.gate_head import GateHead
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, LoadError, SamplingParams
 from gac_core.evaluation.gate_fitting import (
+    RecordedStep,
     Recording,
     fit,
     parse_prompts,
     quality,
     record,
-    recording_config,
+    recording_ensemble,
 )
+from gac_core.methods.co_llm import GateHead
 from gac_core.pocket.questions import training_prompts
 from gac_core.testing import assert_same
-from tests.fakes import FAMILIES, make, random_gate, scripted
+from tests.fakes import FAMILIES, make, model_of, random_gate, scripted
 from tests.reference import SlowMember, slow_ensemble
 from tests.test_cli import folders, gac, models
 
@@ -51,22 +52,23 @@ def test_equal_to_the_slow_twin(
     primary: int,
 ) -> None:
     families, weights, primary = families[:number], [0.5, 0.3, 0.2][:number], primary % number
-    method: dict[str, Any] = {"method": "co_llm", "gate": random_gate(), "threshold": threshold}
+    bar = threshold or 0.5
+    method: dict[str, Any] = {"method": "co_llm", "gate": random_gate(), "threshold": bar}
     gate = GateHead.load(random_gate(), 32)
     with make(families, weights=weights, history=history, primary=primary, **method) as ensemble:
         members = ensemble.members
-        model = members[primary].scorer.model
+        model = model_of(members[primary])
 
         def defers(ids: Any) -> bool:
             with torch.no_grad():
                 out = model(input_ids=torch.tensor([list(ids)]), output_hidden_states=True)
             score = float(out.hidden_states[-1][0, -1] @ gate.weight.double() + gate.bias.double())
-            return number > 1 and 1 / (1 + math.exp(-score)) > (threshold or 0.5)
+            return number > 1 and 1 / (1 + math.exp(-score)) > bar
 
         sampling: dict[str, Any] = {} if seed is None else {"temperature": 1.0, "seed": seed}
         output = ensemble.generate(prompt, max_new_tokens=10, **sampling)
         slow = slow_ensemble(
-            [SlowMember(m.scorer.model, m.tokenizer, m.weight) for m in members],
+            [SlowMember(model_of(m), m.tokenizer, m.weight) for m in members],
             ensemble.prompt_ids(prompt),
             max_new_tokens=10,
             primary=primary,
@@ -141,16 +143,19 @@ def test_what_is_recorded_is_the_text_not_how_it_is_cut() -> None:
     assert held_out.fused.exp().tolist() == pytest.approx([1.0, 0.7, 0.9], abs=1e-4)
 
 
-def test_any_configuration_can_be_recorded() -> None:
+def test_any_configuration_can_be_recorded(folders: tuple[Path, Path]) -> None:
     options: dict[str, Any] = {"method": "co_llm", "gate": "/not/yet", "threshold": 0.7}
     for method in (
         {"method": "unite", "primary": 1},
         {"method": "cascade", "threshold": 0.3},
         options,
     ):
-        config = EnsembleConfig.of({"members": ("a", "b"), **method})
-        recording = recording_config(config)
-        assert (recording.method, recording.gate) == ("_record_steps", None)
+        members = ({"model": str(folder)} for folder in folders)
+        config = EnsembleConfig.of({"members": tuple(members), **method})
+        with recording_ensemble(config) as ensemble:
+            recording = ensemble.config
+            (step,) = ensemble.generate("Hello", max_new_tokens=1).steps
+        assert isinstance(step, RecordedStep)
         assert (recording.fusion, recording.primary) == (config.fusion, config.primary)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from gac_core import ConfigError, EnsembleConfig, MemberConfig, SamplingParams
+from gac_core.methods.co_llm import CoLLMOptions
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,9 @@ def test_bad_files(tmp_path: Path, content: str | None, complaint: str) -> None:
 def test_a_gate_is_relative_to_its_file(tmp_path: Path, gate: str) -> None:
     path = tmp_path / "ensemble.yaml"
     path.write_text(f"members: [a]\nmethod: co_llm\ngate: {gate}\n")
-    assert EnsembleConfig.from_yaml(path).gate == str(tmp_path / gate)
+    config = EnsembleConfig.from_yaml(path)
+    assert isinstance(config.options, CoLLMOptions)
+    assert config.options.gate == str(tmp_path / gate)
 
 
 @pytest.mark.parametrize(

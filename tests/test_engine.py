@@ -24,10 +24,9 @@ from gac_core import (
     SamplingParams,
 )
 from gac_core.chat.prompt import Message
-from gac_core.decoding.request import Request
-from gac_core.methods import METHODS
-from gac_core.testing import assert_same
-from tests.fakes import make, pair, scripted, tiny_model, tokenizer_of
+from gac_core.members.local import LocalScorer
+from gac_core.testing import assert_nothing_held, assert_same
+from tests.fakes import make, model_of, pair, scripted, tiny_model, tokenizer_of
 
 CHAT: list[Message] = [{"role": "user", "content": "Hello"}]
 LONG: dict[str, Any] = {"max_new_tokens": 400}
@@ -39,10 +38,7 @@ def computed(ensemble: Ensemble) -> int:
 
 def assert_rests(ensemble: Ensemble) -> None:
     """Nothing is computed any more and no memory is held."""
-    deadline = time.monotonic() + 20
-    while any(m.scorer.held_rows for m in ensemble.members):
-        assert time.monotonic() < deadline, "rows are still held"
-        time.sleep(0.01)
+    assert_nothing_held(ensemble)
     before = computed(ensemble)
     time.sleep(0.1)
     assert computed(ensemble) == before
@@ -168,10 +164,10 @@ def test_closing_frees_the_models() -> None:
 
 def test_an_ensemble_may_be_collected_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector runs anywhere; it must not wait for the thread it runs in."""
-    monkeypatch.setattr("gac_core.engine.engine._device_of", lambda member: member.name)
+    monkeypatch.setattr(LocalScorer, "place", property(lambda self: self.name), raising=False)
     ensemble = make(["byte_level", "legacy"])
     ensemble.generate("Hello", max_new_tokens=2)
-    model = ensemble.members[1].scorer.model
+    model = model_of(ensemble.members[1])
     forward = model.forward
 
     def collecting(*args: Any, **kwargs: Any) -> Any:
@@ -181,13 +177,12 @@ def test_an_ensemble_may_be_collected_in_a_worker(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(model, "forward", collecting)
     mail: list[Any] = []
     done = threading.Event()
-    ids = ensemble.prompt_ids("Hello")
-    parts = ensemble._loaded()
-    request = Request(parts.settings, ids, SamplingParams(seed=0), is_chat=False)
-    parts.engine.submit(METHODS["every_step"], request, mail.append, lambda _error: done.set())
+    runtime = ensemble.runtime
+    request = runtime.request("Hello", SamplingParams(seed=0))
+    runtime.engine.submit(runtime.method, request, mail.append, lambda _error: done.set())
     cycle: list[Any] = [ensemble]
     cycle.append(cycle)
-    del ensemble, cycle, parts
+    del ensemble, cycle, runtime
     assert done.wait(20)
 
 
@@ -290,9 +285,9 @@ def test_devices_of_their_own_have_threads_of_their_own(monkeypatch: pytest.Monk
     """As with a GPU per member: workers compute at the same time, results are the same."""
     with make(["byte_level", "legacy", "chatml"]) as ensemble:
         expected = ensemble.batch(["Hello", "a", "b c"], max_new_tokens=12)
-    monkeypatch.setattr("gac_core.engine.engine._device_of", lambda member: member.name)
+    monkeypatch.setattr(LocalScorer, "place", property(lambda self: self.name), raising=False)
     with make(["byte_level", "legacy", "chatml"]) as ensemble:
-        assert len(ensemble._loaded().engine._workers) == 3
+        assert len(ensemble.runtime.engine._workers) == 3
         for got, want in zip(
             ensemble.batch(["Hello", "a", "b c"], max_new_tokens=12), expected, strict=True
         ):
@@ -332,7 +327,7 @@ def test_a_crashing_forward_is_a_typed_error_and_the_engine_lives(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with make(["byte_level", "legacy"]) as ensemble:
-        model = ensemble.members[1].scorer.model
+        model = model_of(ensemble.members[1])
         forward = model.forward
 
         def crash(*args: Any, **kwargs: Any) -> Any:

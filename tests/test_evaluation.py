@@ -20,11 +20,10 @@ from gac_core import (
     Request,
     Step,
     Usage,
-    methods,
+    register_method,
 )
 from gac_core.cli.app import main
 from gac_core.cli.evaluate import comparison_table, evaluation_tables
-from gac_core.config import METHODS, PRESETS
 from gac_core.evaluation import controls
 from gac_core.evaluation.evaluate import evaluate
 from gac_core.evaluation.questions import TaskSet
@@ -35,8 +34,11 @@ from gac_core.evaluation.systems import (
     methods_and_controls,
     systems_of,
 )
+from gac_core.method_specs import PRESETS
+from gac_core.methods.cascade import CascadeOptions
 from gac_core.pocket import tasks
 from gac_core.pocket.questions import HELDOUT
+from gac_core.registry import METHODS
 
 
 def row(name: str, right: dict[str, list[bool]], kind: Any = "member") -> Result:
@@ -95,22 +97,20 @@ def test_systems_are_the_members_then_the_methods() -> None:
     assert [s.config.weights for s in systems] == [(1, 0, 0), (0, 0, 1), *[(1, 0, 2)] * 3]
 
 
-def test_everything_is_all_methods_then_the_controls(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = {name: methods.METHODS[name] for name in METHODS}  # without those of other tests
-    monkeypatch.setattr(methods, "METHODS", ours)
-    wanted = "every_step every_step_append cascade safe chared unite geometric core packllm "
-    wanted += "posterior entropy mod twist co_llm self_consistency routing rerank"
-    there = {*methods.METHODS, *PRESETS, *CONTROLS, "every_step_append"}
-    names = [name for name in wanted.split() if name in there]
+GATE = {"co_llm": {"gate": "gate.safetensors"}}
+
+
+def test_everything_is_all_methods_then_the_controls() -> None:
+    order = "every_step every_step_append unite geometric core packllm posterior entropy mod "
+    order += "cascade safe chared twist co_llm self_consistency routing rerank"
+    names = order.split()
     assert list(methods_and_controls()) == names
-    systems = list(
-        systems_of(config(1, 1), EvalOptions(HELDOUT, everything=True, gate="gate.safetensors"))
-    )
+    systems = list(systems_of(config(1, 1), EvalOptions(HELDOUT, everything=True, defaults=GATE)))
     assert [s.name for s in systems] == ["m0", "m1", *names]
     assert [s.kind for s in systems if s.name in CONTROLS] == ["control"] * 3
     assert {s.kind for s in systems[2:-3]} == {"method"}
     for system in systems[2:]:
-        method = system.name if system.name in methods.METHODS else "every_step"
+        method = system.name if system.name in METHODS.names else "every_step"
         assert system.config.method == method
         for name, value in PRESETS.get(system.name, {}).items():
             assert getattr(system.config, name) == value
@@ -129,11 +129,7 @@ def test_everything_is_all_methods_then_the_controls(monkeypatch: pytest.MonkeyP
         {"method": "co_llm", "gate": "own.safetensors", "threshold": 0.3, "primary": 1},
     ],
 )
-def test_a_method_gets_the_options_it_understands(
-    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("safe", "chared", "twist", "co_llm"):
-        monkeypatch.setitem(methods.METHODS, name, methods.METHODS["every_step"])
+def test_a_method_gets_the_options_it_understands(options: dict[str, Any]) -> None:
     given = EnsembleConfig.of({"members": config(1, 1).members, **options})
     skipped: list[tuple[str, GacError]] = []
     found = systems_of(
@@ -146,11 +142,11 @@ def test_a_method_gets_the_options_it_understands(
     configured = systems.get(given.method)
     if given.method != "every_step":
         assert configured == given
-    if given.gate is None:
+    if given.method != "co_llm":
         assert [(name, "needs gate" in str(why)) for name, why in skipped] == [("co_llm", True)]
     else:
         assert skipped == []
-        assert systems["cascade"].threshold is None
+        assert systems["cascade"].options == CascadeOptions()
     assert systems["cascade"].history == systems["core"].history == given.history
     assert systems["every_step_append"].history == "append"
     assert systems["mod"].temper == systems["twist"].temper == 1
@@ -280,21 +276,26 @@ def test_everything_of_the_pocket_ensemble(capsys: pytest.CaptureFixture[str]) -
     assert sum(forwards["rerank"].values()) > 3  # all write, then all read
 
 
-def test_what_fails_is_told_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_is_told_and_left_out() -> None:
     def failing(request: Request) -> Iterator[Any]:
         yield request.ask()
         raise MemberError("out of order")
 
-    monkeypatch.setitem(methods.METHODS, "cascade", failing)
-    with Ensemble.pocket(lazy=True) as pocket:
+    with METHODS.scoped():
+        register_method("failing", failing)
+        check_that_it_is_left_out()
+
+
+def check_that_it_is_left_out() -> None:
+    with Ensemble.pocket(lazy=True, method="failing") as pocket:
         asked = pocket.config
-    only = ("cascade", "unite")
+    only = ("failing", "unite")
     options = EvalOptions(HELDOUT, items=1, tasks=("arithmetic",), everything=True, only=only)
     told: list[str] = []
     rows = evaluate(asked, options, on_skip=lambda name, why: told.append(f"{name}: {why}"))
-    assert [row.name for row in rows] == ["ada", "bo", "cy", "unite"]
-    assert told == ["cascade: out of order"]
-    plain = EvalOptions(HELDOUT, items=1, tasks=("arithmetic",), thresholds=(0.5,))
+    assert {row.name for row in rows} == {"ada", "bo", "cy", "unite"}
+    assert told == ["failing: out of order"]
+    plain = EvalOptions(HELDOUT, items=1, tasks=("arithmetic",), thresholds=())
     with pytest.raises(MemberError):
         list(evaluate(asked, plain))
 

@@ -1,5 +1,6 @@
 """Law 12: with a grammar, the finished text is in the language, whatever the members want."""
 
+import doctest
 import json
 import random
 import re
@@ -13,13 +14,15 @@ from jsonschema import Draft202012Validator
 from gac_core import ConfigError, Ensemble, GrammarError, SamplingParams
 from gac_core.chat.response_format import AnswerForm
 from gac_core.chat.tools import call_text
-from gac_core.grammar.completion import short_end
-from gac_core.grammar.constraint import Constraint, GrammarEngine, search_end
-from gac_core.grammar.grammar import Grammar, byte_matcher, shortest_match, strict_schema
+from gac_core.grammar import grammar as grammar_module
+from gac_core.grammar.constraint import Constraint, GrammarEngine
+from gac_core.grammar.grammar import Grammar
+from gac_core.grammar.json_schema import strict_schema
+from gac_core.grammar.matcher import byte_matcher
 from gac_core.testing import assert_same, naively
-from gac_core.testing.laws import DECODERS, assert_only_greedy, draws, named
-from tests.fakes import make
-from tests.schemas import random_schema
+from tests.cases import DECODERS, assert_only_greedy, draws, named
+from tests.fakes import make, model_of
+from tests.schemas import LOOPING_PATTERNS, pattern_grammar, random_schema
 
 CHAT = [{"role": "user", "content": "Hello"}]
 PROMPTS: list[Any] = ["Hello", CHAT]
@@ -131,64 +134,10 @@ def test_what_is_in_the_language(grammar: Grammar, text: str, fits: bool) -> Non
     assert (matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()) == fits
 
 
-# ---------------------------------------------------------------- the way to the end
-
-
-def test_the_end_that_is_found_is_an_end() -> None:
-    rng = random.Random(0)
-    for _ in range(60):
-        grammar = Grammar.json_schema(random_schema(rng))
-        matcher = byte_matcher(grammar.lark)
-        written = b""
-        for _ in range(12):
-            end = short_end(matcher, grammar.hints, lambda _: True)
-            assert end is not None
-            probe = matcher.deep_copy()
-            assert probe.try_consume_tokens(list(end)) == len(end)
-            assert probe.is_accepting()
-            bits = int.from_bytes(matcher.compute_bitmask(), "little")
-            allowed = [byte for byte in range(256) if bits >> byte & 1]
-            if not allowed:
-                break
-            matcher.consume_token(byte := rng.choice(allowed))
-            written += bytes([byte])
-
-
-@pytest.mark.parametrize(
-    ("pattern", "prefix", "rest"),
-    [
-        (".*foo", b"", b"foo"),
-        (".*foo", b"xf", b"oo"),
-        ("(ab){3}/x|c{9}", b"", b"ababab/x"),
-        ("[a-z]{4,}é", b"abc", None),
-        ("a|bcd", b"b", b"cd"),
-        ("é{3}(bbb|xy)", "ééé".encode(), b"xy"),
-    ],
-)
-def test_the_shortest_match(pattern: str, prefix: bytes, rest: bytes | None) -> None:
-    found = shortest_match(pattern, prefix)
-    assert found is not None
-    if rest is not None:
-        assert found == rest
-    assert re.fullmatch(pattern, (prefix + found).decode())
-
-
-def test_nested_arrays_are_closed_though_the_same_may_follow() -> None:
-    item = {"type": "string", "pattern": r"^\d{4}-\d{2}$"}
-    inner = {"type": "array", "items": item, "minItems": 2}
-    schema = {
-        "type": "object",
-        "properties": {"a": {"type": "array", "items": inner, "minItems": 1}, "b": {"const": 1}},
-        "required": ["a", "b"],
-    }
-    end = short_end(byte_matcher(Grammar.json_schema(schema).lark), fits=lambda _: True)
-    assert end == b'{"a":[["0000-00","0000-00"]],"b":1}'
-
-
-def test_a_shorter_way_is_found_if_the_first_is_too_long() -> None:
-    grammar = Grammar.choice(["a" * 40, "zz"])
-    matcher = byte_matcher(grammar.lark)
-    assert short_end(matcher, fits=lambda end: len(end) < 5) == b"zz"
+def test_the_examples_of_the_docstrings() -> None:
+    results = doctest.testmod(grammar_module)
+    assert results.attempted
+    assert not results.failed
 
 
 # ---------------------------------------------------------------- law 12
@@ -301,24 +250,11 @@ def test_text_beside_tools_has_all_its_steps() -> None:
         assert held.finish_reason == "length"
 
 
-@pytest.mark.parametrize(
-    "pattern", [r"^[a-z0-9]+([-+.'][a-z0-9]+)*@[a-z]+\.[a-z]+$", r"^[^@]+@[^@]+\.[^@]+$"]
-)
+@pytest.mark.parametrize("pattern", LOOPING_PATTERNS)
 @pytest.mark.parametrize("is_json", [True, False])
-def test_what_a_walk_would_get_lost_in(pattern: str, is_json: bool) -> None:
-    schema = {"type": "object", "properties": {"s": {"type": "string", "pattern": pattern}}}
-    schema["required"] = ["s"]
-    grammar = Grammar.json_schema(schema) if is_json else Grammar.regex(pattern)
-    for begun in ("", "ab", "ab@c", "ab@c.de"):
-        written = (f'{{"s": "{begun}' if is_json else begun).encode()
-        matcher = byte_matcher(grammar.lark)
-        assert matcher.consume_tokens(list(written))
-        end = search_end(grammar, matcher, written, lambda _: True)
-        assert end is not None
-        assert len(end) < 20
-        assert matcher.consume_tokens(list(end))
-        assert matcher.is_accepting()
+def test_patterns_in_which_a_search_for_the_end_could_get_lost(pattern: str, is_json: bool) -> None:
     with make(FAMILIES) as ensemble:
+        grammar = pattern_grammar(pattern, is_json=is_json)
         text = ensemble.generate(CHAT, grammar=grammar, max_new_tokens=60, temperature=2.0).text
         assert re.search(pattern, json.loads(text)["s"] if is_json else text)
 
@@ -421,7 +357,7 @@ def test_the_mask_is_what_a_search_over_all_units_says(families: tuple[str, ...]
     ],
     ids=lambda grammar: grammar.kind,
 )
-def test_a_draft_that_is_taken_back_leaves_no_trace(grammar: Grammar) -> None:
+def test_a_draft_on_a_copy_leaves_no_trace(grammar: Grammar) -> None:
     rng = random.Random(4)
     with make(FAMILIES) as ensemble:
         union = ensemble.union
@@ -430,24 +366,21 @@ def test_a_draft_that_is_taken_back_leaves_no_trace(grammar: Grammar) -> None:
         def draw(constraint: Constraint) -> bytes | None:
             rows = constraint.allowed().nonzero().flatten().tolist()
             units = [union.unit(r) for r in rows if not union.is_end(r)]
-            fitting = [
-                u for u in rng.sample(units, len(units)) if constraint.leaves_room(u, 99, [])
-            ]
+            fitting = [u for u in rng.sample(units, len(units)) if constraint.has_budget(u, 99, [])]
             return fitting[0] if fitting else None
 
         constraint = engine.constraint(grammar, 200, [])
         accepted: list[bytes] = []
         for _ in range(12):
-            drafted = 0
+            draft, drafted = constraint.copy(), list[bytes]()
             for _ in range(rng.randint(1, 6)):
-                if (unit := draw(constraint)) is None:
+                if (unit := draw(draft)) is None:
                     break
+                draft.advance(unit)
+                drafted.append(unit)
+            for unit in drafted[: rng.randint(0, len(drafted))]:
                 constraint.advance(unit)
                 accepted.append(unit)
-                drafted += 1
-            rejected = rng.randint(0, drafted)
-            constraint.roll_back(rejected)
-            del accepted[len(accepted) - rejected :]
             twin = engine.constraint(grammar, 200, [])
             for unit in accepted:
                 twin.advance(unit)
@@ -484,7 +417,7 @@ def test_one_member_takes_its_best_legal_token() -> None:
         written = b""
         for _ in range(12):
             with torch.no_grad():
-                logits = member.scorer.model(input_ids=torch.tensor([ids])).logits[0, -1]
+                logits = model_of(member)(input_ids=torch.tensor([ids])).logits[0, -1]
             at = byte_matcher(grammar.lark)
             at.consume_tokens(list(written))
             legal = [

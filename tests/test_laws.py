@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gac_core.testing import assert_same, laws, naively
-from gac_core.testing.laws import METHOD_IDS, METHODS
-from tests.fakes import FAMILIES, REAL, REAL_FOLDER, make
+from tests.cases import CONFIGURATIONS, assert_only_greedy, draws, matrix
+from tests.fakes import FAMILIES, REAL, REAL_FOLDER, make, pair
 
 TRIPLES: list[tuple[str, ...]] = [
     ("byte_level", "legacy", "chatml"),
@@ -23,24 +23,10 @@ PAIRS: list[tuple[str, ...]] = [
 CHAT = [{"role": "user", "content": "Hello, how are you? 🙂"}]
 AVAILABLE_REAL = REAL if REAL_FOLDER.is_dir() else ()
 
-every_method = pytest.mark.parametrize("method", METHODS, ids=METHOD_IDS)
-
-
-def every_method_on(names: str, values: list[Any]) -> pytest.MarkDecorator:
-    """Every method on all of these; those that differ in a rule only, on two of them by turns."""
-    chosen = []
-    for n, (method, name) in enumerate(zip(METHODS, METHOD_IDS, strict=True)):
-        count = 2 if laws.is_rule(method) else len(values)
-        for value in (values[(n + i) % len(values)] for i in range(count)):
-            shown = value if isinstance(value, str) else "+".join(value)
-            chosen.append(pytest.param(value, method, id=f"{name}-{shown}"))
-    return pytest.mark.parametrize((names, "method"), chosen)
-
-
 real_tokenizers = pytest.mark.real_tokenizers
 
 
-@every_method_on("family", list(FAMILIES))
+@matrix(family=FAMILIES, method=CONFIGURATIONS)
 def test_law_1(family: str, method: dict[str, Any]) -> None:
     laws.law_1_one_member_is_generate(family, method, "Hello, the été")
 
@@ -48,32 +34,34 @@ def test_law_1(family: str, method: dict[str, Any]) -> None:
 @real_tokenizers
 @pytest.mark.parametrize("family", REAL)
 def test_law_1_real(family: str) -> None:
-    laws.law_1_one_member_is_generate(family, METHODS[1], "Hello, the été")
+    laws.law_1_one_member_is_generate(family, {}, "Hello, the été", pair=pair)
 
 
-@every_method
-@pytest.mark.parametrize("family", ["chatml", "legacy"])
-@pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 3}], ids=["greedy", "drawn"])
+@matrix(
+    family=("chatml", "legacy"),
+    method=CONFIGURATIONS,
+    prompt=("Hello", CHAT),
+    sampling=({}, {"temperature": 1.0, "seed": 3}),
+)
 def test_law_2(family: str, method: dict[str, Any], prompt: Any, sampling: dict[str, Any]) -> None:
-    if sampling and not laws.draws(method):
-        laws.assert_only_greedy([family], method, prompt, **sampling)
+    if sampling and not draws(method):
+        assert_only_greedy([family], method, prompt, **sampling)
         return
     laws.law_2_a_member_twice_is_that_member(family, method, prompt, max_new_tokens=30, **sampling)
 
 
-@every_method_on("families", TRIPLES + PAIRS)
+@matrix(1, families=TRIPLES + PAIRS, method=CONFIGURATIONS)
 def test_law_3(families: tuple[str, ...], method: dict[str, Any]) -> None:
     for prompt in ("Hello", CHAT):
         laws.law_3_order_is_nothing(families, method, prompt, max_new_tokens=20)
     drawn: dict[str, Any] = {"temperature": 1.2, "seed": 1}
-    if not laws.draws(method):
-        laws.assert_only_greedy(families, method, "Hello", **drawn)
+    if not draws(method):
+        assert_only_greedy(families, method, "Hello", **drawn)
         return
     laws.law_3_order_is_nothing(families, method, "Hello", max_new_tokens=20, **drawn)
 
 
-@every_method_on("families", TRIPLES + PAIRS)
+@matrix(1, families=TRIPLES + PAIRS, method=CONFIGURATIONS)
 def test_law_6_and_9(families: tuple[str, ...], method: dict[str, Any]) -> None:
     """Alone, beside others, or on the naive driver: the same steps, greedy or drawn."""
     rng = random.Random(str(families))
@@ -99,49 +87,35 @@ def test_law_6_and_9(families: tuple[str, ...], method: dict[str, Any]) -> None:
         )
         for _ in range(10)
     ]
-    if not laws.draws(method):
+    if not draws(method):
         greedy = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0}
         jobs = [(prompt, sampling | greedy) for prompt, sampling in jobs]
-    with make(families, **method, max_batch=6) as ensemble:
-        together = [ensemble.stream(prompt, **sampling) for prompt, sampling in jobs]
-        abandoned = ensemble.stream("A long answer that nobody waits for", max_new_tokens=200)
-        next(abandoned)
-        abandoned.close()
-        for stream, (prompt, sampling) in zip(together, jobs, strict=True):
-            steps = list(stream)
-            output, _ = naively(ensemble, prompt, **sampling)
-            assert_same(type(output).of(steps), output)
-        for prompt, sampling in jobs[:2]:
-            assert_same(
-                ensemble.generate(prompt, **sampling), naively(ensemble, prompt, **sampling)[0]
-            )
-        laws.assert_nothing_held(ensemble)
+    laws.laws_6_and_9_the_driver_is_nothing(families, method, jobs)
 
 
 @real_tokenizers
-@every_method_on(
-    "families",
-    [
+@matrix(
+    1,
+    families=[
         ("llama3", "qwen2_5"),
         ("phi3", "gpt2"),
         ("mistral_v3", "llama2", "gpt_neox"),
         ("starcoder2", "phi3", "llama3"),
     ],
+    method=CONFIGURATIONS,
 )
 def test_laws_3_and_6_real(families: tuple[str, ...], method: dict[str, Any]) -> None:
-    laws.law_3_order_is_nothing(families, method, CHAT, max_new_tokens=12)
+    laws.law_3_order_is_nothing(families, method, CHAT, make=make, max_new_tokens=12)
     with make(families, **method) as ensemble:
         sampling: dict[str, Any] = {"max_new_tokens": 12, "seed": 2}
-        if laws.draws(method):
+        if draws(method):
             sampling["temperature"] = 1.0
         prompts: list[Any] = ["Hello", CHAT]
         for prompt, output in zip(prompts, ensemble.batch(prompts, **sampling), strict=True):
             assert_same(output, naively(ensemble, prompt, **sampling)[0])
 
 
-@pytest.mark.parametrize("history", ["append", "reencode"])
-@pytest.mark.parametrize("families", TRIPLES + PAIRS, ids="+".join)
-@pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
+@matrix(history=("append", "reencode"), families=TRIPLES + PAIRS, prompt=("Hello", CHAT))
 def test_law_7(families: tuple[str, ...], history: str, prompt: Any) -> None:
     laws.law_7_thresholds(families, history, prompt)
 
@@ -149,7 +123,7 @@ def test_law_7(families: tuple[str, ...], history: str, prompt: Any) -> None:
 @settings(max_examples=25)
 @given(
     st.sampled_from(list(itertools.permutations(FAMILIES, 2))),
-    st.sampled_from(METHODS),
+    st.sampled_from(CONFIGURATIONS),
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30),
     st.integers(0, 1000),
     st.lists(st.text(min_size=1, max_size=3), max_size=2),
@@ -160,18 +134,11 @@ def test_laws_6_and_8_on_any_text(
     """Any prompt and stop strings: engine equals oracle, pieces join, no stop string leaks."""
     sampling: dict[str, Any] = {
         "max_new_tokens": 12,
-        "temperature": 1.0 * laws.draws(method),
+        "temperature": 1.0 * draws(method),
         "seed": seed,
         "stop": stop,
     }
     with make(families, [1, 2], **method) as ensemble:
         output = ensemble.generate(prompt, **sampling)
         assert_same(output, naively(ensemble, prompt, **sampling)[0])
-    whole = b"".join(s.unit for s in output.steps).decode(errors="replace")
-    assert whole.startswith(output.text)
-    assert "".join(s.text for s in output.steps) == output.text
-    assert all(s not in output.text for s in stop)
-    if output.stop is None:
-        assert whole == output.text
-    else:
-        assert whole.startswith(output.text + output.stop)
+    laws.law_8_pieces_join(output, stop)

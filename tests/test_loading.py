@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, LoadError, MemberConfig
-from gac_core.members.loading import load_members, member_names, pick_device
-from tests.fakes import pair
+from gac_core.config import member_names
+from gac_core.members.loading import load_members, pick_device
+from tests.fakes import model_of, pair
 
 Folders = tuple[Path, Path]
 
@@ -55,14 +56,14 @@ def test_from_config_and_yaml(saved: Folders, tmp_path: Path) -> None:
         with Ensemble.from_config(source, progress=False) as ensemble:
             first, second = ensemble.members
             assert first.weight == pytest.approx(2 / 3)
-            assert first.scorer.model.dtype is torch.float32
-            assert second.scorer.model.dtype is torch.float64  # as stored
+            assert model_of(first).dtype is torch.float32
+            assert model_of(second).dtype is torch.float64  # as stored
             assert second.name == "second"
 
 
 def test_lazy_loads_when_first_used(saved: Folders) -> None:
     with load(saved[0], Path("./nowhere"), lazy=True) as ensemble:
-        assert ensemble._parts is None
+        assert ensemble._runtime is None
         with pytest.raises(LoadError, match="nowhere"):
             ensemble.generate("Hello")
     with load(*saved, lazy=True) as ensemble:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gac_core import Ensemble
 from gac_core.testing import naively
 from gac_core.tokens.history import History
-from tests.fakes import CHATML, FAMILIES, make, scripted, tiny_model, tokenizer_of
+from tests.fakes import CHATML, FAMILIES, make, model_of, scripted, tiny_model, tokenizer_of
 from tests.reference import SlowMember, slow_ensemble
 
 triples = list(itertools.permutations(FAMILIES, 3))
@@ -60,7 +60,7 @@ def test_equal_to_the_slow_twin(
         output = ensemble.generate(prompt, **sampling)
         slow = slow_ensemble(
             [
-                SlowMember(m.scorer.model, m.tokenizer, w / sum(weights))
+                SlowMember(model_of(m), m.tokenizer, w / sum(weights))
                 for m, w in zip(ensemble.members, weights, strict=True)
             ],
             ensemble.prompt_ids(prompt),

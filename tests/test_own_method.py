@@ -1,11 +1,11 @@
 """What somebody else writes is a method like ours: laws, drafts, grammars, configuration."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import examples.own_method
 from gac_core import (
     Ask,
     ConfigError,
@@ -17,15 +17,28 @@ from gac_core import (
     register_fusion,
     register_method,
 )
+from gac_core.registry import FUSIONS, METHODS
 from gac_core.testing import assert_nothing_held, assert_same, laws, naively
 from tests.fakes import make
+
+with METHODS.scoped(), FUSIONS.scoped():  # importing it registers; other tests shall not see
+    from examples import own_method
 
 METHOD: dict[str, Any] = {"method": "until_sure", "fusion": "boldest"}
 CHAT = [{"role": "user", "content": "Hello, how are you? 🙂"}]
 
 
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    """What the example registers, and what a test does, is there for that test only."""
+    with METHODS.scoped(), FUSIONS.scoped():
+        register_method("until_sure", own_method.until_sure)
+        register_fusion("boldest", own_method.boldest)
+        yield
+
+
 def test_it_is_short() -> None:
-    lines = Path(examples.own_method.__file__).read_text().splitlines()
+    lines = Path(own_method.__file__).read_text().splitlines()
     assert len(lines) < 60
 
 
@@ -61,10 +74,10 @@ def test_it_is_configured_like_any_other(tmp_path: Path) -> None:
 
 def test_names_are_not_taken_twice() -> None:
     with pytest.raises(ConfigError, match="there is a method 'every_step' already"):
-        register_method("every_step", examples.own_method.until_sure)
+        register_method("every_step", own_method.until_sure)
     with pytest.raises(ConfigError, match="there is a fusion 'mean' already"):
-        register_fusion("mean", examples.own_method.boldest)
-    register_fusion("boldest", examples.own_method.boldest)  # the same once more is fine
+        register_fusion("mean", own_method.boldest)
+    register_fusion("boldest", own_method.boldest)  # the same once more is fine
     with pytest.raises(ConfigError, match="method number must be a function"):
         register_method("number", 3)  # type: ignore[arg-type]
 

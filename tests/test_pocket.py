@@ -11,6 +11,7 @@ import pytest
 
 from gac_core import Ensemble, PromptError
 from gac_core.chat.prompt import Message, render_prompt
+from gac_core.members.local import LocalScorer
 from gac_core.pocket import NAMES, folder, tasks, train
 from gac_core.pocket.training.batches import IGNORED, Encoder
 from gac_core.pocket.training.conversations import conversation
@@ -46,7 +47,8 @@ def test_members_differ_in_tokenizer_template_and_way_with_space(pocket: Ensembl
     assert len({tuple(ids) for ids in prompts}) == 3
     for member in pocket.members:
         member.tokenizer.check()
-        assert member.scorer.has_memo
+        assert isinstance(member.scorer, LocalScorer)
+        assert member.scorer.has_cache
 
 
 @pytest.mark.parametrize("name", NAMES)

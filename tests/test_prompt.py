@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gac_core import Ensemble, PromptError
-from gac_core.chat.prompt import check_messages, check_text, leading_space, render_prompt
+from gac_core.chat.prompt import check_messages, check_text, has_leading_space, render_prompt
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import TokenKind, Vocabulary
 from tests.fakes import FAMILIES, pair, real_tokenizer, tokenizer_of
@@ -164,7 +164,9 @@ def test_a_template_of_its_own_kind_does_not_forbid_raw_text(template: str) -> N
 
 
 def test_how_templates_open_an_answer() -> None:
-    opens = {f: leading_space(tokenizer_of(f), Vocabulary.of(tokenizer_of(f))) for f in FAMILIES}
+    opens = {
+        f: has_leading_space(tokenizer_of(f), Vocabulary.of(tokenizer_of(f))) for f in FAMILIES
+    }
     assert opens["legacy"]
     assert not opens["chatml"]
     assert not opens["tiktoken"]

@@ -16,7 +16,7 @@ from gac_core.chat.prompt import render_prompt
 from gac_core.methods.safe import gather_longer
 from gac_core.testing import assert_same, naively
 from gac_core.tokens.union import UnionVocabulary
-from tests.fakes import FAMILIES, make, pair, scripted, tokenizer_of
+from tests.fakes import FAMILIES, make, model_of, pair, scripted, tokenizer_of
 from tests.reference import SlowMember, slow_gathered, slow_safe
 from tests.test_tokenizer import byte_tokenizer_of
 
@@ -57,7 +57,7 @@ def test_equal_to_the_slow_twin(
         output = ensemble.generate(prompt, **sampling)
         slow = slow_safe(
             [
-                SlowMember(m.scorer.model, m.tokenizer, w / sum(weights))
+                SlowMember(model_of(m), m.tokenizer, w / sum(weights))
                 for m, w in zip(ensemble.members, weights, strict=True)
             ],
             ensemble.prompt_ids(prompt),

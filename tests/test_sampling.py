@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gac_core import SamplingParams
-from gac_core.decoding.sampling import choose, make_warpers, penalise_repetition, uniform_at
+from gac_core.decoding.sampling import Sampler, choose, make_warpers, uniform_at
 
 NONE = make_warpers(SamplingParams())
 
@@ -80,6 +80,8 @@ def test_temperature_sharpens() -> None:
 def test_repetition_penalty_is_that_of_transformers() -> None:
     from transformers import RepetitionPenaltyLogitsProcessor
 
-    logits, ids = torch.randn(20), torch.tensor([1, 4, 4, 9])
-    expected = RepetitionPenaltyLogitsProcessor(1.3)(ids[None], logits[None])[0]
-    assert torch.allclose(penalise_repetition(logits, ids, 1.3), expected)
+    logits, ids = torch.randn(20), [1, 4, 4, 9]
+    expected = RepetitionPenaltyLogitsProcessor(1.3)(torch.tensor([ids]), logits[None])[0]
+    sampler = Sampler(SamplingParams(repetition_penalty=1.3, seed=0))
+    assert torch.equal(sampler.penalised(logits, ids), expected)
+    assert Sampler(SamplingParams(seed=0)).penalised(logits, ids) is logits

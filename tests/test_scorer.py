@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from gac_core import MemberError
-from gac_core.members.local import Query, Scorer
+from gac_core.members.base import Query
+from gac_core.members.local import LocalScorer
 
 ROWS = 61
 CONTEXT = 96
@@ -63,7 +64,7 @@ def old_style(config_class: Any, **options: Any) -> PreTrainedModel:
 
 
 SHORT = {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1}
-WITH_MEMO: dict[str, Callable[[], PreTrainedModel]] = {
+WITH_CACHE: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": lambda: built(LlamaConfig),
     "llama-eager": lambda: built(LlamaConfig, attention="eager"),
     "qwen2": lambda: built(Qwen2Config),
@@ -90,16 +91,16 @@ WITHOUT: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
-@pytest.mark.parametrize("shelf", [4, 1024], ids=["many shelves", "one shelf"])
-@pytest.mark.parametrize("name", [*WITH_MEMO, *WITHOUT])
+@pytest.mark.parametrize("bucket", [4, 1024], ids=["many shelves", "one bucket"])
+@pytest.mark.parametrize("name", [*WITH_CACHE, *WITHOUT])
 def test_law_5_any_schedule_equals_plain_forwards(
-    name: str, shelf: int, monkeypatch: pytest.MonkeyPatch
+    name: str, bucket: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that join, leave, grow, roll back, are rewritten or asked again."""
-    monkeypatch.setattr("gac_core.members.local._FIRST_SHELF", shelf)
-    model = (WITH_MEMO | WITHOUT)[name]()
-    scorer, oracle = Scorer(model, name), Scorer(model, name, use_memo=False)
-    assert scorer.has_memo == (name in WITH_MEMO)
+    monkeypatch.setattr("gac_core.members.local._FIRST_BUCKET", bucket)
+    model = (WITH_CACHE | WITHOUT)[name]()
+    scorer, oracle = LocalScorer(model, name), LocalScorer(model, name, use_cache=False)
+    assert scorer.has_cache == (name in WITH_CACHE)
     rng = random.Random(name)
     rows: dict[int, list[int]] = {}
     for turn in range(40):
@@ -120,20 +121,20 @@ def test_law_5_any_schedule_equals_plain_forwards(
             rows[key] = [*rows[key], *new][:CONTEXT]
         queries = [Query(list(rows[k]), last=rng.randint(1, min(4, len(rows[k])))) for k in asked]
         for got, want in zip(scorer.score(queries, asked), oracle.score(queries), strict=True):
-            assert got.shape == want.shape
-            torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
+            torch.testing.assert_close(got.logits, want.logits, rtol=0, atol=2e-6)
+            assert got.hidden is None
     for key in rows:
         scorer.drop([key])
-    assert scorer.held_rows == 0
-    if name in WITH_MEMO and shelf > CONTEXT:
+    assert scorer.held_sequences == 0
+    if name in WITH_CACHE and bucket > CONTEXT:
         assert scorer.stats.positions < 0.6 * oracle.stats.positions
 
 
-@pytest.mark.parametrize("name", [*WITH_MEMO, *WITHOUT])
+@pytest.mark.parametrize("name", [*WITH_CACHE, *WITHOUT])
 def test_hidden_states_are_those_of_a_plain_forward(name: str) -> None:
-    """Beside queries that do not want them, after rewinds, with and without a memo."""
-    model = (WITH_MEMO | WITHOUT)[name]()
-    scorer = Scorer(model, name)
+    """Beside queries that do not want them, after rewinds, with and without a cache."""
+    model = (WITH_CACHE | WITHOUT)[name]()
+    scorer = LocalScorer(model, name)
     rng = random.Random(name)
     rows = [[rng.randrange(ROWS) for _ in range(n)] for n in (9, 14, 12, 11)]
     for turn in range(4):
@@ -146,11 +147,14 @@ def test_hidden_states_are_those_of_a_plain_forward(name: str) -> None:
                 with torch.no_grad():
                     ids = torch.tensor([list(query.ids)])
                     plain = model(input_ids=ids, output_hidden_states=True, use_cache=False)
-                want = plain.logits[0, -query.last :]
-                if query.hidden:
-                    want = torch.cat([want, plain.hidden_states[-1][0, -query.last :]], -1)
-                    assert want.shape[1] == scorer.rows + scorer.width
-                torch.testing.assert_close(got, want, rtol=0, atol=2e-6, check_dtype=False)
+                close: dict[str, Any] = {"rtol": 0, "atol": 2e-6, "check_dtype": False}
+                torch.testing.assert_close(got.logits, plain.logits[0, -query.last :], **close)
+                if not query.hidden:
+                    assert got.hidden is None
+                    continue
+                states = plain.hidden_states[-1][0, -query.last :]
+                assert states.shape == (query.last, scorer.hidden_size)
+                torch.testing.assert_close(got.hidden, states, **close)
         rows = [
             [*ids[: rng.randint(1, len(ids))], *(rng.randrange(ROWS) for _ in range(4))]
             for ids in rows
@@ -158,7 +162,7 @@ def test_hidden_states_are_those_of_a_plain_forward(name: str) -> None:
 
 
 def test_what_was_read_is_not_computed_again() -> None:
-    scorer = Scorer(WITH_MEMO["llama"](), "llama")
+    scorer = LocalScorer(WITH_CACHE["llama"](), "llama")
     ids = list(range(20))
     scorer.score([Query(ids)], ["a"])
     assert (scorer.stats.forwards, scorer.stats.positions) == (1, 20)
@@ -171,7 +175,7 @@ def test_what_was_read_is_not_computed_again() -> None:
 
 
 def test_all_rows_share_a_forward_and_padding_does_not_count() -> None:
-    scorer = Scorer(WITH_MEMO["llama"](), "llama")
+    scorer = LocalScorer(WITH_CACHE["llama"](), "llama")
     queries = [Query(list(range(n))) for n in (10, 11, 12, 9)]
     scorer.score(queries, list("abcd"))
     assert (scorer.stats.forwards, scorer.stats.positions) == (1, 42)
@@ -180,42 +184,42 @@ def test_all_rows_share_a_forward_and_padding_does_not_count() -> None:
 
 
 def test_a_long_prompt_does_not_pad_short_ones() -> None:
-    scorer = Scorer(WITH_MEMO["llama"](), "llama")
+    scorer = LocalScorer(WITH_CACHE["llama"](), "llama")
     scorer.score([Query(list(range(60))), Query([1]), Query([2])], list("abc"))
     assert scorer.stats.forwards == 2
 
 
 def test_a_long_row_does_not_take_room_for_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gac_core.members.local._FIRST_SHELF", 8)
-    scorer = Scorer(WITH_MEMO["llama"](), "llama")
+    monkeypatch.setattr("gac_core.members.local._FIRST_BUCKET", 8)
+    scorer = LocalScorer(WITH_CACHE["llama"](), "llama")
     short = [Query([n, 1, 2]) for n in range(16)]
     keys = list(range(17))
     scorer.score([*short, Query(list(range(50)) + list(range(40)))], keys)
-    sizes = {place: shelf._slots for place, shelf in scorer._shelves.items()}
+    sizes = {size: bucket._slots for size, bucket in scorer._caches.items()}
     assert sizes == {8: (16, 64), 512: (1, 128)}
-    scorer.score([Query([0, 1, 2, *range(20)])], [0])  # it has outgrown its shelf
-    assert [len(shelf) for shelf in scorer._shelves.values()] == [15, 1, 1]
+    scorer.score([Query([0, 1, 2, *range(20)])], [0])  # it has outgrown its bucket
+    assert [len(bucket) for bucket in scorer._caches.values()] == [15, 1, 1]
     scorer.drop(keys)
-    assert all(not shelf._stores() for shelf in scorer._shelves.values())
+    assert all(not bucket._stores() for bucket in scorer._caches.values())
 
 
 def test_a_failed_forward_is_a_typed_error_and_leaves_no_trace() -> None:
-    model = WITH_MEMO["llama"]()
-    scorer, oracle = Scorer(model, "fragile"), Scorer(model, "oracle", use_memo=False)
+    model = WITH_CACHE["llama"]()
+    scorer, oracle = LocalScorer(model, "fragile"), LocalScorer(model, "oracle", use_cache=False)
     scorer.score([Query([1, 2, 3])], ["a"])
-    (shelf,) = scorer._shelves.values()
-    keys = weakref.ref(shelf._stores()[0])
+    (bucket,) = scorer._caches.values()
+    keys = weakref.ref(bucket._stores()[0])
     with pytest.raises(MemberError, match="fragile"):
         scorer.score([Query([1, 2, 3, ROWS + 5])], ["a"])
-    assert scorer.held_rows == 0
-    assert keys() is None  # freed at once, though memo and cache refer to one another
+    assert scorer.held_sequences == 0
+    assert keys() is None  # freed at once, though cache and layers refer to one another
     (got,) = scorer.score([Query([1, 2, 3, 4])], ["a"])
     (want,) = oracle.score([Query([1, 2, 3, 4])])
-    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(got.logits, want.logits)
 
 
 def test_queries_are_checked() -> None:
     with pytest.raises(ValueError, match="last"):
         Query([1, 2], last=3)
     with pytest.raises(ValueError, match="same key"):
-        Scorer(WITH_MEMO["llama"](), "llama").score([Query([1]), Query([2])], ["a", "a"])
+        LocalScorer(WITH_CACHE["llama"](), "llama").score([Query([1]), Query([2])], ["a", "a"])

@@ -17,7 +17,7 @@ from gac_core.chat.tools import (
     tools_text,
     type_text,
 )
-from gac_core.grammar.grammar import byte_matcher
+from gac_core.grammar.matcher import byte_matcher
 from tests.fakes import tokenizer_of
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gac_core import ConfigError, Ensemble, Grammar
 from gac_core.testing import naively
 from gac_core.tokens.vocabulary import TokenKind
-from tests.fakes import FAMILIES, make, pair, scripted
+from tests.fakes import FAMILIES, make, model_of, pair, scripted
 from tests.reference import SlowMember, slow_twist
 
 CHAT = [{"role": "user", "content": "Hello"}]
@@ -43,7 +43,7 @@ def test_equal_to_the_slow_twin(
         assert ensemble.generate(prompt, max_new_tokens=8).text == output.text
         members = ensemble.members
         tokens = slow_twist(
-            [SlowMember(m.scorer.model, m.tokenizer, m.weight) for m in members],
+            [SlowMember(model_of(m), m.tokenizer, m.weight) for m in members],
             ensemble.prompt_ids(prompt),
             primary=primary,
             max_new_tokens=8,

@@ -137,3 +137,13 @@ def test_the_byte_alphabet_has_every_byte_once() -> None:
     assert sorted(byte_alphabet().values()) == list(range(256))
     assert byte_alphabet()["Ġ"] == 0x20
     assert byte_alphabet()["Ċ"] == 0x0A
+
+
+def test_the_longest_tokens_cover_the_text_as_far_as_there_are_any() -> None:
+    tokens = (b"a", b"ab", b"abcde", b"c", b"x" * 100, b"")
+    vocabulary = Vocabulary(tokens, (*[TokenKind.TEXT] * 5, TokenKind.END))
+    assert vocabulary.cover(b"abcabcde") == ([1, 3, 2], 8)
+    assert vocabulary.cover(b"abcd") == ([1, 3], 3)
+    assert vocabulary.cover(b"da") == ([], 0)
+    assert vocabulary.cover(b"x" * 100 + b"a") == ([4, 0], 101)
+    assert vocabulary.cover(b"") == ([], 0)

@@ -103,7 +103,7 @@ class Answer:
         if self.leading_space.is_spelling(space):
             unit = unit.removeprefix(b" ")
         contexts = [b for history in self.histories if (b := history.budget) is not None]
-        return self.constraint.leaves_room(unit, self.steps_left - 1, contexts)
+        return self.constraint.has_budget(unit, self.steps_left - 1, contexts)
 
     # ------------------------------------------------ choosing
 

@@ -1,31 +1,202 @@
-"""A short way to the end of a language, from anywhere in it.
+"""The search for a short completion of a text: the bytes with which it ends in its language.
 
-The search walks over single bytes, on a copy of the engine's state. The first walk takes what
-closes whenever it may. Where that way is too long or leads nowhere, further walks look one byte
-ahead, prefer bytes behind which something else may come, and turn aside at the branches they
-passed. Texts of patterns and formats come from hints, since a walk could lose its way in them. All
-walks together have a budget, so that no grammar can stop a program.
+For a regular expression alone, and for the text of a pattern within JSON, the shortest match is
+found exactly. Elsewhere the search walks over single bytes, on a copy of the engine's state. The
+first walk takes what closes a value whenever it may. Where that way is too long or leads nowhere,
+further walks look one byte ahead, prefer bytes after which something else may come, and try the
+branches that earlier walks passed. Texts of patterns and formats come from hints, since a walk
+could lose its way in them. The number of states looked at is limited, so that no grammar can stop a
+program.
 """
 
+import json
+import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Final
 
-import numpy as np
 from llguidance import LLMatcher
 
-_LONGEST: Final = 20_000  # bytes
-_REPEATED: Final = 2_000
-_BRANCHES: Final = 32
-_BUDGET: Final = 60_000  # states looked at, a few microseconds each
-_LAST: Final = 9
+from gac_core.grammar.call_tags import CALL_OPENS
+from gac_core.grammar.grammar import Grammar
+from gac_core.grammar.matcher import byte_matcher, bytes_in, is_dead, regex_literal
+
+WithinBudget = Callable[[bytes], bool]  # whether an end is short enough
+
+_MAX_BYTES: Final = 20_000  # of a completion
+_MAX_REPEATS: Final = 2_000
+_MAX_BRANCHES: Final = 32
+_MAX_STATES: Final = 60_000  # a few microseconds each
 _QUOTE: Final = ord('"')
+_LAST_RANK: Final = 9
+
+
+# ---------------------------------------------------------------- the completion of a text
+
+
+@lru_cache(maxsize=256)
+def short_text(grammar: Grammar) -> bytes | None:
+    """A short text of a grammar; None if none was found."""
+    return search_end(grammar, byte_matcher(grammar.lark), b"", lambda _: True)
+
+
+def search_end(
+    grammar: Grammar, matcher: LLMatcher, written: bytes, within_budget: WithinBudget
+) -> bytes | None:
+    """How a text could end that is written so far; None if no end was found.
+
+    Args:
+        grammar: of the text.
+        matcher: its state over single bytes after what is written.
+        written: so far.
+        within_budget: whether an end is short enough; the search for a shorter one stops there.
+
+    """
+    if grammar.kind == "regex":
+        return shortest_match(grammar.patterns[0], written)
+    text = _open_json_text(written) if grammar.patterns else None
+    end = None if text is None else _end_by_pattern(grammar, matcher, text, within_budget)
+    return short_end(matcher, hints(grammar), within_budget) if end is None else end
+
+
+def _end_by_pattern(
+    grammar: Grammar, matcher: LLMatcher, text: str, within_budget: WithinBudget
+) -> bytes | None:
+    """An end that begins with the rest of an open JSON string which a pattern matches."""
+    for pattern in grammar.patterns:
+        rest = rest_of_json_text(pattern, text)
+        if rest is None or matcher.validate_tokens([*rest, _QUOTE]) <= len(rest):
+            continue
+        closed = rest + b'"'
+        after = matcher.deep_copy()
+        after.consume_tokens(list(closed))
+        end = short_end(after, hints(grammar), partial(_within_after, within_budget, closed))
+        if end is not None:
+            return closed + end
+    return None
+
+
+def _within_after(within_budget: WithinBudget, begun: bytes, rest: bytes) -> bool:
+    return within_budget(begun + rest)
+
+
+@lru_cache(maxsize=256)
+def hints(grammar: Grammar) -> tuple[bytes, ...]:
+    """Texts of a grammar's patterns and formats, which a walk to its end may have to write."""
+    if grammar.kind == "regex":
+        return ()
+    texts = (rest_of_json_text(pattern, "") for pattern in dict.fromkeys(grammar.patterns))
+    return tuple(text for text in texts if text)
+
+
+# ---------------------------------------------------------------- the text of a pattern
+
+
+def _open_json_text(written: bytes) -> str | None:
+    """The JSON string within which what is written ends, if there is one."""
+    body = written[written.rfind(CALL_OPENS.encode()) + 1 :]
+    quotes = [m.start() for m in re.finditer(rb'\\.|(")', body, re.DOTALL) if m[1]]
+    if len(quotes) % 2 == 0:
+        return None
+    try:
+        return str(json.loads(body[quotes[-1] :] + b'"', strict=False))
+    except ValueError:  # half an escape, or half a character
+        return None
+
+
+def rest_of_json_text(pattern: str, text: str) -> bytes | None:
+    """How a text goes on that a pattern matches, as it stands in JSON, best without escapes."""
+    prefix = text.encode()
+    plain = shortest_match(pattern, prefix, characters=r'[^"\\\x00-\x1f\x7f]')
+    rest = shortest_match(pattern, prefix) if plain is None else plain
+    if rest is None:
+        return None
+    return json.dumps(rest.decode(errors="replace"), ensure_ascii=False)[1:-1].encode()
+
+
+@lru_cache(maxsize=256)
+def shortest_match(
+    pattern: str, prefix: bytes = b"", limit: int = 4096, characters: str = "."
+) -> bytes | None:
+    """The rest of the shortest text that the pattern matches and that begins with the prefix.
+
+    Lengths are tried by intersection with "at most n characters", which the engine decides exactly.
+
+    Args:
+        pattern: a regular expression.
+        prefix: how the text begins.
+        limit: characters at most.
+        characters: which may be in it, as a regular expression of one.
+
+    """
+
+    def matcher(length: int) -> LLMatcher | None:
+        at_most = f"/(?s:{characters}{{0,{length}}})/"
+        found = byte_matcher(f"start: X\nX: {regex_literal(pattern)} & {at_most}\n")
+        if found.is_error() or found.try_consume_tokens(list(prefix)) < len(prefix):
+            return None
+        return None if is_dead(found) else found
+
+    low, high = 0, len(prefix) + 8
+    while matcher(high) is None:
+        low, high = high + 1, 2 * high
+        if high > limit:
+            return None
+    while low < high:
+        middle = (low + high) // 2
+        if matcher(middle) is None:
+            low = middle + 1
+        else:
+            high = middle
+    found = matcher(high)
+    assert found is not None
+    return short_end(found)
+
+
+# ---------------------------------------------------------------- walks over bytes
+
+
+def short_end(
+    matcher: LLMatcher, hints: Sequence[bytes] = (), within_budget: WithinBudget | None = None
+) -> bytes | None:
+    """Bytes that complete the language from this state; None if none were found.
+
+    Args:
+        matcher: a state of the language over single bytes; it is left as it is.
+        hints: byte strings that may be needed in a row, such as the text of a pattern.
+        within_budget: whether an end is short enough; the search for a shorter one stops there.
+            Without, the shortest end that the walks find is taken.
+
+    """
+    is_enough = within_budget or (lambda _: False)
+    limit = _StateLimit(_MAX_STATES // 10)
+    best = _Walk(matcher, hints, limit, looks_ahead=False).run(_MAX_BYTES)
+    if best is not None and is_enough(best):
+        return best
+    open_branches = [(b"", matcher)]
+    limit = _StateLimit(_MAX_STATES)
+    for _ in range(_MAX_BRANCHES):
+        if not open_branches or limit.is_reached:
+            break
+        written, state = open_branches.pop(0)
+        max_bytes = (_MAX_BYTES if best is None else len(best) - 1) - len(written)
+        if max_bytes < 0:
+            continue
+        walk = _Walk(state, hints, limit, looks_ahead=True)
+        rest = walk.run(max_bytes)
+        open_branches += [(written + aside, branch) for aside, branch in walk.branches]
+        if rest is not None:
+            best = written + rest
+            if is_enough(best):
+                break
+    return best
 
 
 def _rank(byte: int, *, in_text: bool) -> int:
     """How soon a byte is tried: what closes a value, digits, letters, the rest, what opens one."""
     character = chr(byte)
     if byte >= 127 or byte <= 32 or character == "\\":
-        return _LAST
+        return _LAST_RANK
     if character in "{[":
         return 8
     if character == '"':
@@ -35,61 +206,24 @@ def _rank(byte: int, *, in_text: bool) -> int:
     return 4 if character.isdigit() else 5 if character.isalpha() else 6
 
 
-# Where a "q" may come, so may any text: a bracket closes nothing there.
 _RANKS: Final = {
     in_text: tuple(_rank(byte, in_text=in_text) for byte in range(256)) for in_text in (True, False)
 }
 
 
-def short_end(
-    matcher: LLMatcher,
-    hints: Sequence[bytes] = (),
-    fits: Callable[[bytes], bool] = lambda end: False,  # noqa: ARG005
-) -> bytes | None:
-    """Bytes that complete the language from this state; None if none were found.
-
-    Args:
-        matcher: a state of the language over single bytes; it is left as it is.
-        hints: byte strings that may be needed in a row, such as the text of a pattern.
-        fits: whether an end is short enough; the search for a shorter one stops there.
-
-    """
-    budget = _Budget(_BUDGET // 10)
-    best = _Walk(matcher, hints, budget, looks_ahead=False).run(_LONGEST)
-    if best is not None and fits(best):
-        return best
-    open_branches = [(b"", matcher)]
-    budget = _Budget(_BUDGET)
-    for _ in range(_BRANCHES):
-        if not open_branches or budget.is_spent:
-            break
-        written, state = open_branches.pop(0)
-        limit = (_LONGEST if best is None else len(best) - 1) - len(written)
-        if limit < 0:
-            continue
-        walk = _Walk(state, hints, budget, looks_ahead=True)
-        rest = walk.run(limit)
-        open_branches += [(written + aside, branch) for aside, branch in walk.branches]
-        if rest is not None:
-            best = written + rest
-            if fits(best):
-                break
-    return best
-
-
-class _Budget:
-    """How many states may still be looked at."""
+class _StateLimit:
+    """How many states the walks may still look at."""
 
     def __init__(self, states: int) -> None:
         self._left = states
 
-    def spend(self, states: int) -> None:
-        """So many more were looked at."""
+    def count(self, states: int) -> None:
+        """Count states that were looked at."""
         self._left -= states
 
     @property
-    def is_spent(self) -> bool:
-        """Whether that is enough."""
+    def is_reached(self) -> bool:
+        """Whether the walks have to stop."""
         return self._left <= 0
 
 
@@ -97,25 +231,25 @@ class _Walk:
     """One walk to the end, without turning back.
 
     Attributes:
-        branches: what else could have been written, and the state behind it.
+        branches: what else could have been written, and the state after it.
 
     """
 
     def __init__(
-        self, matcher: LLMatcher, hints: Sequence[bytes], budget: _Budget, *, looks_ahead: bool
+        self, matcher: LLMatcher, hints: Sequence[bytes], limit: _StateLimit, *, looks_ahead: bool
     ) -> None:
         self._matcher = matcher.deep_copy()
         self._hints = hints
-        self._budget = budget
+        self._limit = limit
         self._looks_ahead = looks_ahead
         self._written = bytearray()
         self.branches: list[tuple[bytes, LLMatcher]] = []
 
-    def run(self, limit: int) -> bytes | None:
-        """Walk on for at most `limit` bytes; what was written, if that is an end."""
+    def run(self, max_bytes: int) -> bytes | None:
+        """Walk on for at most so many bytes; what was written, if that is an end."""
         is_stalled = False
         while not self._matcher.is_accepting():
-            if len(self._written) >= limit or self._budget.is_spent:
+            if len(self._written) >= max_bytes or self._limit.is_reached:
                 return None
             if forced := self._matcher.compute_ff_bytes():
                 self._consume(forced)
@@ -135,31 +269,32 @@ class _Walk:
                 if hint := self._hint(before):
                     self._consume(hint)
                 else:
-                    self._repeat(byte, before, limit)
+                    self._repeat(byte, before, max_bytes)
         return bytes(self._written)
 
     def _consume(self, data: bytes) -> None:
         self._matcher.consume_tokens(list(data))
         self._written += data
 
-    def _repeat(self, byte: int, before: bytes, limit: int) -> None:
+    def _repeat(self, byte: int, before: bytes, max_bytes: int) -> None:
         """The same byte until something else may come, as in a text of a least length."""
-        limit = min(limit, len(self._written) + _REPEATED)
-        while len(self._written) < limit and self._matcher.compute_bitmask() == before:
+        max_bytes = min(max_bytes, len(self._written) + _MAX_REPEATS)
+        while len(self._written) < max_bytes and self._matcher.compute_bitmask() == before:
             if self._matcher.is_accepting():
                 return
             self._consume(bytes([byte]))
 
     def _best(self, before: bytes, *, looks_ahead: bool) -> int | None:
         """The byte to write; other kinds of bytes become branches."""
-        candidates = _bytes_in(before)
+        candidates = bytes_in(before)
+        # If "q" is allowed, this is inside a JSON string; brackets are plain characters there.
         ranks = _RANKS[ord("q") in candidates]
-        self._budget.spend(len(candidates) if looks_ahead else 1)
+        self._limit.count(len(candidates) if looks_ahead else 1)
         candidates.sort(key=lambda byte: (ranks[byte], byte))
         if not candidates or not looks_ahead:
             return candidates[0] if candidates else None
         kinds: dict[bytes, tuple[tuple[bool, bool, bool, int, int], int]] = {}
-        for byte in candidates:  # by what may come behind it
+        for byte in candidates:  # one for each mask of what may come after it
             self._matcher.consume_token(byte)
             after = self._matcher.compute_bitmask()
             is_end = self._matcher.is_accepting()
@@ -167,11 +302,11 @@ class _Walk:
             rank = ranks[byte]
             # A bracket that is followed by what may follow it anyway still closes something.
             is_idle = after == before and chr(byte) not in "}]"
-            order = (rank == _LAST, not is_end, is_idle, rank, byte)
+            order = (rank == _LAST_RANK, not is_end, is_idle, rank, byte)
             if after not in kinds or order < kinds[after][0]:
                 kinds[after] = (order, byte)
         ordered = [byte for _, byte in sorted(kinds.values())]
-        if self._looks_ahead and len(self.branches) < _BRANCHES:
+        if self._looks_ahead and len(self.branches) < _MAX_BRANCHES:
             for other in ordered[1:4]:
                 aside = self._matcher.deep_copy()
                 aside.consume_token(other)
@@ -180,7 +315,7 @@ class _Walk:
 
     def _whole_text(self, before: bytes) -> bytes | None:
         """The first hint that is all of the text that begins here, if the text may not be empty."""
-        if _QUOTE in _bytes_in(before):
+        if _QUOTE in bytes_in(before):
             return None
         for hint in self._hints:
             if hint and self._matcher.validate_tokens([*hint, _QUOTE]) == len(hint) + 1:
@@ -196,10 +331,3 @@ class _Walk:
             if probe.is_accepting() or probe.compute_bitmask() != before:
                 return hint
         return None
-
-
-def _bytes_in(mask: bytes) -> list[int]:
-    """The bytes that may come next."""
-    bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[:256]
-    found: list[int] = np.flatnonzero(bits).tolist()
-    return found

@@ -63,7 +63,6 @@ class ByteTokenizer:
         self._words_stand_alone = not any(
             _SPACE_INSIDE.search(data) for data in vocabulary.ids_by_bytes if b" " in data[1:]
         )
-        self._longest = max(map(len, vocabulary.ids_by_bytes), default=1)
         self._spelled: dict[bytes, tuple[int, ...]] = {}
 
     def encode_prompt(self, text: str) -> list[int]:
@@ -154,19 +153,11 @@ class ByteTokenizer:
             CannotSpellError: some bytes have no token.
 
         """
-        ids_by_bytes = self.vocabulary.ids_by_bytes
-        ids, at = [], 0
-        while at < len(data):
-            for end in range(min(len(data), at + self._longest), at, -1):
-                token = ids_by_bytes.get(data[at:end])
-                if token is not None:
-                    ids.append(token)
-                    at = end
-                    break
-            else:
-                raise CannotSpellError(
-                    f"{self.name} has no tokens for the byte 0x{data[at]:02X} of {data!r}"
-                )
+        ids, covered = self.vocabulary.cover(data)
+        if covered < len(data):
+            raise CannotSpellError(
+                f"{self.name} has no tokens for the byte 0x{data[covered]:02X} of {data!r}"
+            )
         return ids
 
     def check(self) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache, cached_property
@@ -93,6 +94,32 @@ class Vocabulary:
                 if self.kinds[i] is TokenKind.TEXT:
                     ids[self.token_bytes[i]] = i
         return ids
+
+    def cover(self, data: bytes) -> tuple[list[int], int]:
+        """The longest tokens that fit, from left to right, up to a place where none does.
+
+        Returns:
+            Their ids, and how many bytes they cover: all, unless some have no token.
+
+        """
+        tokens, ids, at = self.ids_by_bytes, [], 0
+        while at < len(data):
+            for length in self._lengths.get(data[at : at + 1], ()):
+                if at + length <= len(data) and (piece := data[at : at + length]) in tokens:
+                    ids.append(tokens[piece])
+                    at += length
+                    break
+            else:
+                break
+        return ids, at
+
+    @cached_property
+    def _lengths(self) -> Mapping[bytes, Sequence[int]]:
+        """How long the tokens are that begin with a byte, longest first."""
+        lengths: defaultdict[bytes, set[int]] = defaultdict(set)
+        for data in self.ids_by_bytes:
+            lengths[data[:1]].add(len(data))
+        return {first: sorted(found, reverse=True) for first, found in lengths.items()}
 
     @cached_property
     def missing_bytes(self) -> frozenset[int]:

@@ -11,7 +11,7 @@ from gac_core import ConfigError, GacError, SamplingParams
 from gac_core.chat.prompt import Prompt
 from gac_core.chat.response_format import AnswerForm
 from gac_core.engine.streams import AsyncStream, Stream
-from gac_core.grammar.grammar import strict_schema
+from gac_core.grammar.json_schema import strict_schema
 
 if TYPE_CHECKING:
     from gac_integrations.shared.fields import EnsembleFields

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 from pydantic.json_schema import SkipJsonSchema
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, Step
-from gac_core.members.loading import member_names
 from gac_integrations.shared.call import ChatRequest, sampling_params
 from gac_integrations.shared.model_cache import config_named, shared_ensemble
 
@@ -82,7 +81,7 @@ class EnsembleFields(BaseModel):
         """What answers say wrote them: the model's name, or the names of its members."""
         if self.config is None and self.ensemble is None:
             return self.model_name
-        return "+".join(member_names(self._config.members))
+        return "+".join(self._config.names)
 
     def _find(self) -> _Found:
         """What the fields name; looked up anew if they were changed."""

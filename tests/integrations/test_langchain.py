@@ -236,7 +236,7 @@ def test_the_cache_tells_two_configurations_apart(tmp_path: Path) -> None:
 def test_models_are_loaded_once_however_often_the_object_is_built() -> None:
     llm = ChatGaC()
     assert llm.invoke(SUM).content == ANSWER
-    parts = llm._ensemble._loaded()
+    parts = llm._ensemble.runtime
     for twin in (
         ChatGaC(temperature=0.5),
         pickle.loads(pickle.dumps(llm)),
@@ -246,7 +246,7 @@ def test_models_are_loaded_once_however_often_the_object_is_built() -> None:
         .with_config(configurable={"t": 0.0})
         ._prepare()[0],  # type: ignore[attr-defined]
     ):
-        assert twin._ensemble._loaded() is parts
+        assert twin._ensemble.runtime is parts
     with pytest.raises(GaCInvalidRequestError, match="can not be pickled"):
         pickle.dumps(ChatGaC(ensemble=llm._ensemble))
     assert registry.shared_ensemble(llm._config) is llm._ensemble

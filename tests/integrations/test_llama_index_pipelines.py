@@ -18,7 +18,7 @@ from llama_index.core.tools import FunctionTool, QueryEngineTool
 
 from gac_core import Ensemble
 from gac_integrations.llama_index import GaCLLM
-from tests.fakes import ScriptedConfig, ScriptedModel, tokenizer_of
+from tests.fakes import ScriptedConfig, ScriptedModel, model_of, tokenizer_of
 
 # LlamaIndex's agents use what its own workflows, and pydantic, call deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -203,13 +203,14 @@ class Scripted(GaCLLM):
         request = super()._chat_request(messages, options)
         (ids,) = self._ensemble.prompt_ids(request.prompt)
         (member,) = self._ensemble.members
-        script: dict[int, torch.Tensor] = member.scorer.model.script  # type: ignore[assignment]
+        model = model_of(member)
+        assert isinstance(model, ScriptedModel)
         reply = self.replies.pop(0)
         end = member.tokenizer.vocabulary.end_ids
         for place, token in enumerate([*member.tokenizer.encode_prompt(reply), min(end)]):
-            logits = torch.full((member.scorer.model.config.vocab_size,), -30.0)
+            logits = torch.full((member.scorer.vocab_size,), -30.0)
             logits[token] = 0.0
-            script[len(ids) - 1 + place] = logits
+            model.script[len(ids) - 1 + place] = logits
         return request
 
 

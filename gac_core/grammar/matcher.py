@@ -1,0 +1,133 @@
+"""llguidance: how it writes a grammar, and its state within a text.
+
+The state is kept over single bytes for checks and for the search for an end, and over the units of
+a union for the mask.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import Final
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+from gac_core.errors import GrammarError
+from gac_core.tokens.union import UnionVocabulary
+
+# Forced text must not be held to one spelling: members cut it into units each in its own way.
+_OPTIONS: Final = '%llguidance {"no_forcing": true}\n'
+
+# ---------------------------------------------------------------- notation
+
+
+def literal(text: str) -> str:
+    """A text as a literal of Lark, which is written as in JSON."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", r"\u007f")
+
+
+def regex_literal(pattern: str) -> str:
+    """A regular expression between slashes."""
+    escaped = re.sub(r"(\\.)|/", lambda m: m[1] or r"\/", pattern, flags=re.DOTALL)
+    return "/" + escaped.replace("\n", r"\n") + "/"
+
+
+# ---------------------------------------------------------------- state
+
+
+def new_matcher(tokenizer: LLTokenizer, lark: str) -> LLMatcher:
+    """The state before a text of the language, over the tokens of a tokenizer."""
+    return LLMatcher(tokenizer, _OPTIONS + lark, log_level=0)
+
+
+@cache
+def _byte_tokenizer() -> LLTokenizer:
+    return LLTokenizer("byte")
+
+
+def byte_matcher(lark: str) -> LLMatcher:
+    """The state before a text of the language, over single bytes."""
+    return new_matcher(_byte_tokenizer(), lark)
+
+
+def bytes_in(mask: bytes) -> list[int]:
+    """The bytes that a mask of a state over single bytes allows, ascending."""
+    bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[:256]
+    found: list[int] = np.flatnonzero(bits).tolist()
+    return found
+
+
+def is_dead(matcher: LLMatcher) -> bool:
+    """Whether no text of the language begins with what the state has read."""
+    matcher.compute_bitmask()
+    return bool(matcher.is_stopped() and not matcher.is_accepting())
+
+
+def error_of(matcher: LLMatcher) -> str:
+    """The error of the state in one line, without the listing of the grammar."""
+    lines = [
+        line
+        for line in matcher.get_error().splitlines()
+        if not re.match(r"\s*\d+ \||\s*\^+\s*$", line)
+    ]
+    text = " ".join(" ".join(lines).split())
+    return re.sub(r"^at \d+\(\d+\): (failed to compile JSON schema: )?", "", text)
+
+
+def check_language(lark: str, what: str) -> None:
+    """Refuse a language that can not be enforced, or that has no text.
+
+    Args:
+        lark: the language.
+        what: the subject of the error's message.
+
+    Raises:
+        GrammarError: it is one of the two.
+
+    """
+    matcher = byte_matcher(lark)
+    if matcher.is_error():
+        raise GrammarError(f"{what} can not be enforced: {error_of(matcher)}")
+    if is_dead(matcher):
+        raise GrammarError(f"no text fits {what}")
+
+
+# ---------------------------------------------------------------- units
+
+
+def unit_tokenizer(
+    union: UnionVocabulary, encode: Callable[[bytes], list[int] | None]
+) -> LLTokenizer:
+    """The rows of a union as a tokenizer; takes a second for large unions.
+
+    Args:
+        union: whose rows.
+        encode: text to rows; None if it can not be written.
+
+    """
+    return LLTokenizer(
+        _UnitTokens(union, encode), n_vocab=union.size, eos_token=sorted(union.end_rows)
+    )
+
+
+class _UnitTokens(TokenizerWrapper):
+    """The rows of a union in the form in which llguidance reads a tokenizer."""
+
+    def __init__(  # instead of the base class's, which reads a Hugging Face tokenizer
+        self, union: UnionVocabulary, encode: Callable[[bytes], list[int] | None]
+    ) -> None:
+        self.is_tokenizer_wrapper = True
+        self.bos_token_id = None
+        text = set(union.rows.values())
+        if union.is_shared:  # where several ids may have the same bytes
+            text |= set(union.vocabularies[union.primary].text_ids)
+        self.eos_token_id = min(union.end_rows)
+        self.tokens = [union.unit(row) if row in text else b"" for row in range(union.size)]
+        for row in union.end_rows:
+            self.tokens[row] = b"\xff<end>"
+        self.special_token_ids = sorted(union.end_rows)
+        self._encode = encode
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return self._encode(text.encode() if isinstance(text, str) else text) or []
