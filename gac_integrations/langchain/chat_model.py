@@ -35,10 +35,10 @@ from gac_integrations.langchain.schemas import (
     response_format,
 )
 from gac_integrations.shared.call import ChatRequest, tool_choice_name
-from gac_integrations.shared.fields import CONFIG
-from gac_integrations.shared.model_cache import context_of
+from gac_integrations.shared.model_cache import context_size_of
+from gac_integrations.shared.options import CONFIG
 
-IGNORED = ("stream", "ls_structured_output_format")  # what LangChain passes on beside options
+IGNORED = ("stream", "ls_structured_output_format")  # which LangChain passes beside options
 
 
 class ChatGaC(LangChainFields, BaseChatModel):
@@ -209,7 +209,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Answer many at once; as many as the engine takes, unless `max_concurrency` says less."""
+        """Answer many at once; as many as the engine takes, unless `max_concurrency` is less."""
         configs = get_config_list(config, len(inputs))
         for each in configs:
             if each.get("max_concurrency") is None:
@@ -342,7 +342,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
             structured_output=True,
         )
         loaded = self.ensemble
-        limit = context_of(self._config) if loaded is None else loaded.context_size
+        limit = context_size_of(self._config) if loaded is None else loaded.context_size
         if limit is not None:
             profile["max_input_tokens"] = limit
         return profile

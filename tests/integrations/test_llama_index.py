@@ -35,7 +35,7 @@ from gac_core import AnswerCutError, ConfigError, Ensemble, LoadError
 from gac_core.ensemble import pocket_folder
 from gac_core.pocket import forms
 from gac_integrations.llama_index import GaCContextOverflowError, GaCLLM, GaCRequestError
-from gac_integrations.shared.call import DeadlineError
+from gac_integrations.shared.errors import DeadlineError
 from tests.fakes import pair
 from tests.laws import make
 
