@@ -16,16 +16,15 @@ from gac_integrations.shared.serialize import token_dict, usage_dict
 
 
 class GaC(LangChainFields, BaseLLM):
-    """An ensemble as a model of plain text, for completion chains.
+    r"""An ensemble as a model of plain text, for completion chains.
 
     The options are those of `ChatGaC`, but for tools and structure.
 
     Example:
-        .. code-block:: python
-
-            from gac_integrations.langchain import GaC
-
-            GaC(model="ensemble.yaml", max_tokens=20).invoke("The capital of France is")
+        >>> from gac_integrations.langchain import GaC
+        >>> llm = GaC(model="pocket", max_tokens=20, stop="User:")
+        >>> llm.invoke("User: What is 17 + 25?\n\nAssistant:")
+        ' 17 + 25 = 42'
 
     """
 

@@ -42,7 +42,7 @@ Response = TypeVar("Response")
 
 
 class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
-    """Several language models that write each answer together, token by token.
+    r"""Several language models that write each answer together, token by token.
 
     Args:
         model: "pocket" (default), or the path of a YAML file (``gac config`` writes one).
@@ -55,11 +55,11 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
         timeout: seconds an answer may take.
         system_prompt: comes first in every chat and completion.
         context_window: to make prompts for fewer tokens than the smallest member could read.
-        is_chat_model: whether `complete` asks the prompt as a user would (default), or goes on
-            with it as a text.
+        is_chat_model: whether `complete` asks the prompt as a user would (default), or continues
+            it as a text.
         is_function_calling_model: whether agents and programs may call tools.
 
-    What a call says beats these: ``llm.complete("...", max_tokens=20, stop=["."])``. An option
+    The options of a call beat these: ``llm.complete("...", max_tokens=20, stop=["."])``. An option
     that is unknown is an error. Errors are those of `gac_core`, but `GaCRequestError` for a wrong
     request and `GaCContextOverflowError` for one that is too long.
 
@@ -67,12 +67,15 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
     primary's count, at the end of an answer.
 
     Example:
-        .. code-block:: python
+        >>> from gac_integrations.llama_index import GaCLLM
+        >>> llm = GaCLLM(model="pocket", max_tokens=100)
+        >>> answer = llm.complete("Mila lives in Rome.\n\nWhere does Mila live?")
+        >>> answer.text, answer.raw["usage"]["completion_tokens"]
+        ('Mila lives in Rome.', 10)
+        >>> [piece.delta for piece in llm.stream_complete("What is 1 + 2?")]
+        ['1', ' ', '+', ' ', '2', ' ', '=', ' ', '3', '']
 
-            from gac_integrations.llama_index import GaCLLM
-
-            llm = GaCLLM(model="pocket")
-            index.as_query_engine(llm=llm, streaming=True).query("Where does Mila live?")
+    With an index over documents: ``index.as_query_engine(llm=llm, streaming=True)``.
 
     """
 
