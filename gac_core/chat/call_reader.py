@@ -1,4 +1,4 @@
-"""Text and calls of tools, told apart while an answer is being written.
+"""Separates calls of tools from text while an answer is being written.
 
 The form of a call is that of `tools.call_text`.
 """
@@ -77,7 +77,7 @@ Piece = str | CallPart | Call
 
 
 class CallReader:
-    """Tells text and calls apart as they stream in; no piece of a tag leaks into the text.
+    """Separates text and calls as they stream in; no piece of a tag leaks into the text.
 
     A call in the form of `call_text` comes in parts as it is written, then as a whole. Blanks
     between two calls are no text.

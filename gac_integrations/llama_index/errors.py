@@ -1,6 +1,6 @@
 """Errors of gac_core as errors that LlamaIndex does not swallow.
 
-Its response synthesizers catch every `ValueError` and go on without the part of the context that
+Its response synthesizers catch every `ValueError` and continue without the part of the context that
 caused it, so an over-long prompt would be an empty answer.
 """
 
