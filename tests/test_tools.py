@@ -8,15 +8,7 @@ import pytest
 from gac_core import ConfigError, PromptError
 from gac_core.chat.prompt import check_messages, render_prompt
 from gac_core.chat.response_format import AnswerForm
-from gac_core.chat.tools import (
-    Call,
-    CallPart,
-    CallReader,
-    call_text,
-    read_calls,
-    tools_text,
-    type_text,
-)
+from gac_core.chat.tools import call_text, tools_text, type_text
 from gac_core.grammar.matcher import byte_matcher
 from tests.fakes import tokenizer_of
 
@@ -146,87 +138,6 @@ def test_a_form_that_asks_for_what_is_not_there_is_refused() -> None:
         AnswerForm((), "required")
 
 
-@pytest.mark.parametrize("size", [1, 3, 7, 1000])
-def test_calls_are_read_however_they_arrive(size: int) -> None:
-    tricky = {
-        "tag": "<tool_call>} </tool_call>",
-        "b": "}<x",
-        "c": "}} </to",
-        "q": '"\\',
-        "in": {"a": [{}]},
-        "n": 1,
-    }
-    text = (
-        f"Let me <tool look. {call_text('find', tricky)}"
-        f"\n{call_text('now', {})}"
-        '<tool_call>{"name": "free"}</tool_call>'
-    )
-    reader = CallReader()
-    pieces: list[str | CallPart | Call] = []
-    for start in range(0, len(text), size):
-        pieces += reader.push(text[start : start + size])
-    pieces += reader.end()
-    said = "".join(p for p in pieces if isinstance(p, str))
-    calls = [p for p in pieces if isinstance(p, Call)]
-    assert said == "Let me <tool look. "  # blanks between calls are no text
-    assert [(c.name, c.arguments, c.error, c.was_told) for c in calls] == [
-        ("find", tricky, None, True),
-        ("now", {}, None, True),
-        ("free", {}, None, False),
-    ]
-    assert read_calls(text) == (said.strip(), calls)
-    parts = [p for p in pieces if isinstance(p, CallPart)]
-    assert [p.name for p in parts if p.name] == ["find", "now"]
-    now = next(i for i, p in enumerate(parts) if p.name == "now")
-    assert json.loads("".join(p.arguments for p in parts[:now])) == tricky
-    assert json.loads("".join(p.arguments for p in parts[now:])) == {}
-    if size == 1:  # nothing is held back for long
-        assert len(parts) > 50
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [("{", "no JSON"), ("[1]", "no name"), ('{"name": "f", "arguments": [1]}', "no object")],
-)
-def test_a_call_that_is_none_says_why(body: str, said: str) -> None:
-    _, (call,) = read_calls(f"<tool_call>{body}</tool_call>")
-    assert (call.body, call.name) == (body, None)
-    assert said in (call.error or "")
-
-
-def test_calls_may_come_first_or_not_at_all() -> None:
-    in_text = f'{{"x": "{CALLS_NOW}"}}'
-    for text, calls in ((in_text, 0), (CALLS_NOW, 1), (f"{CALLS_NOW}\n{CALLS_NOW}", 2)):
-        for size in (1, 1000):
-            reader = CallReader(comes_first=True)
-            pieces = [
-                piece
-                for start in range(0, len(text), size)
-                for piece in reader.push(text[start : start + size])
-            ]
-            pieces += reader.end()
-            assert sum(isinstance(piece, Call) for piece in pieces) == calls
-            said = "".join(piece for piece in pieces if isinstance(piece, str))
-            assert said == ("" if calls else text)
-
-
-def test_blanks_behind_a_call_wait_for_what_follows() -> None:
-    reader = CallReader()
-    assert [type(p) for p in reader.push(f"{CALLS_NOW}\n")] == [CallPart, Call]
-    assert reader.push("So") == ["\nSo"]
-    reader.push(f"{CALLS_NOW} ")
-    assert reader.end() == []
-
-
-def test_a_call_that_was_cut_says_so() -> None:
-    reader = CallReader()
-    reader.push("Well <tool_c")
-    assert reader.end(is_cut=True) == []
-    assert read_calls('Well <tool_call>{"name": "f')[1][0].error == "it was not closed"
-    assert read_calls("Well <tool_c") == ("Well <tool_c", [])
-
-
-CALLS_NOW = call_text("now", {})
 CALLED: list[dict[str, Any]] = [
     {"role": "user", "content": "What is 2 + 3?"},
     {

@@ -1,7 +1,7 @@
 """Messages to each member's own prompt ids.
 
-A prompt is rendered by every member's own chat template. What the messages say is always plain
-text: no control token a user types gets through (`sanitize_control_tokens`, told about *every*
+A prompt is rendered by every member's own chat template. The content of messages is always plain
+text: no control token that a user types gets through (`sanitize_control_tokens` is given *every*
 added token, since some are neither special nor named by the template).
 """
 
@@ -19,9 +19,10 @@ Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]  # a text to go on with, or a chat
 ROLES: Final = ("system", "user", "assistant", "tool")
 
+# What a message may have beside role and content.
 _FIELDS: Final = {"assistant": ("tool_calls",), "tool": ("tool_call_id", "name")}
 
-_MARKS: Final = frozenset("\U000f0000\U000f0001")
+_MARKS: Final = frozenset("\U000f0000\U000f0001")  # see `_check_marks`
 
 _TOO_LONG: Final = "sequence-length-is-longer-than-the-specified-maximum"
 
@@ -185,7 +186,7 @@ def _render(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], generation: bool
 ) -> tuple[str, list[int]]:
     text = _template_text(tokenizer, messages, generation=generation)
-    # Prompts that are too long are refused by us; transformers need not warn of them.
+    # Prompts that are too long are refused later; transformers need not warn of them.
     tokenizer.deprecation_warnings[_TOO_LONG] = True
     own_controls = tokenizer.chat_control_tokens
     tokenizer.chat_control_tokens = [t.content for t in tokenizer.added_tokens_decoder.values()]
@@ -227,9 +228,9 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _is_complete(text: str, messages: list[dict[str, Any]]) -> bool:
-    """Whether what system, user and tool say is in the rendered text, but for outer blanks."""
-    said = (m["content"].strip() for m in messages if m["role"] != "assistant")
-    return all(content in text for content in said)
+    """Whether all content of system, user and tool is in the rendered text, outer blanks apart."""
+    contents = (m["content"].strip() for m in messages if m["role"] != "assistant")
+    return all(content in text for content in contents)
 
 
 def system_in_user_turn(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -278,7 +279,7 @@ def has_leading_space(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
         prompt = render_prompt(tokenizer, asked)
         whole = render_prompt(tokenizer, answered, add_generation_prompt=False)
     except PromptError:
-        return False  # a template of its own kind: if a chat needs it, that will say so
+        return False  # a chat that needs this template will raise the error
     if whole[: len(prompt)] == prompt:
         answer = b"".join(vocabulary.token_bytes[i] for i in whole[len(prompt) :])
         return answer.startswith(b" ")

@@ -1,7 +1,7 @@
 """What a chat request asks of its answer's form: tools and which of them, or JSON of a schema.
 
 Adapters of every kind read their own options into an `AnswerForm`; what members are shown, and the
-grammar that holds the answer to it, follow from there in one place.
+grammar that holds the answer to it, follow from there. `deltas.py` reads the answer.
 """
 
 import json
@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gac_core.chat.tools import CallReader, tools_text
-from gac_core.errors import AnswerCutError, ConfigError
+from gac_core.chat.tools import tools_text
+from gac_core.errors import ConfigError
 from gac_core.grammar.grammar import Grammar
-from gac_core.outputs import Outcome
 
 Function = Mapping[str, Any]
 Messages = Sequence[Mapping[str, Any]]
@@ -62,7 +61,7 @@ class AnswerForm:
         return bool(self.callable_functions) and self.choice != "auto"
 
     def messages(self, messages: Messages) -> list[Mapping[str, Any]]:
-        """The messages with tools and schema behind what a system message at the beginning says."""
+        """The messages with tools and schema at the end of a system message that comes first."""
         shown = []
         if self.callable_functions:
             shown.append(tools_text(self.functions))
@@ -72,34 +71,14 @@ class AnswerForm:
             return list(messages)
         if not messages or messages[0].get("role") != "system":
             return [{"role": "system", "content": "\n\n".join(shown)}, *messages]
-        said = messages[0].get("content")
-        parts = [said] if isinstance(said, str) else list(said or ())
-        behind = "\n\n".join(["", *shown]) if parts not in ([], [""]) else "\n\n".join(shown)
-        return [{**messages[0], "content": [*parts, behind]}, *messages[1:]]
-
-    def call_reader(self) -> CallReader | None:
-        """What reads the calls of an answer; None where there are none."""
-        if not self.callable_functions:
-            return None
-        return CallReader(comes_first=self.schema is not None)
-
-    def check_calls(self, names: Sequence[str], outcome: Outcome) -> None:
-        """Refuse a call that the members chose to make and that had to end with the budget.
-
-        Where there has to be a call, as for structured output, it is complete and says "length".
-
-        Raises:
-            AnswerCutError: it did; executing it could do anything.
-
-        """
-        if names and self.choice == "auto" and outcome.finish_reason == "length":
-            raise AnswerCutError(
-                f"the budget of {outcome.usage.steps} steps ended the answer within a call of "
-                f"{names[-1]!r}; raise max_tokens"
-            )
+        content = messages[0].get("content")
+        parts = [content] if isinstance(content, str) else list(content or ())
+        if parts not in ([], [""]):
+            shown.insert(0, "")  # a blank line between
+        return [{**messages[0], "content": [*parts, "\n\n".join(shown)]}, *messages[1:]]
 
     def grammar(self) -> Grammar | None:
-        """What holds the answer to the form; None if any text will do.
+        """The language of such answers; None if any text will do.
 
         Raises:
             GrammarError: a schema can not be enforced.

@@ -35,10 +35,10 @@ from gac_integrations.langchain.schemas import (
     response_format,
 )
 from gac_integrations.shared.call import ChatRequest, tool_choice_name
-from gac_integrations.shared.fields import CONFIG
-from gac_integrations.shared.model_cache import context_of
+from gac_integrations.shared.model_cache import context_size_of
+from gac_integrations.shared.options import CONFIG
 
-IGNORED = ("stream", "ls_structured_output_format")  # what LangChain passes on beside options
+IGNORED = ("stream", "ls_structured_output_format")  # which LangChain passes beside options
 
 
 class ChatGaC(LangChainFields, BaseChatModel):
@@ -62,64 +62,70 @@ class ChatGaC(LangChainFields, BaseChatModel):
         max_retries, api_key: accepted since all chat models have them; nothing here needs them.
 
     Instantiate:
-        .. code-block:: python
-
-            from gac_integrations.langchain import ChatGaC
-
-            llm = ChatGaC(model="pocket")
-            llm = ChatGaC(model="ensemble.yaml", temperature=0.7, max_tokens=200)
+        >>> from gac_integrations.langchain import ChatGaC
+        >>> llm = ChatGaC(model="pocket", max_tokens=100)
 
     Invoke:
-        .. code-block:: python
-
-            llm.invoke("What is 17 + 25?").content
+        >>> llm.invoke("What is 17 + 25?").content
+        '17 + 25 = 42'
 
     Stream:
-        .. code-block:: python
-
-            for chunk in llm.stream("What is 17 + 25?"):
-                print(chunk.text, end="")
+        >>> [chunk.text for chunk in llm.stream("What is 1 + 2?")]
+        ['1', ' ', '+', ' ', '2', ' ', '=', ' ', '3', '']
 
     Async:
-        .. code-block:: python
-
-            await llm.ainvoke("What is 17 + 25?")
-            async for chunk in llm.astream("What is 17 + 25?"): ...
-            await llm.abatch(["What is 1 + 2?", "What is 3 + 4?"])  # shares forward passes
+        >>> import asyncio
+        >>> sums = asyncio.run(llm.abatch(["What is 1 + 2?", "What is 3 + 4?"]))
+        >>> [message.content for message in sums]  # made in shared forward passes
+        ['1 + 2 = 3', '3 + 4 = 7']
 
         Native: cancelling a task stops the computing within a step.
 
     Tool calling:
-        .. code-block:: python
-
-            llm.bind_tools([get_weather]).invoke("What is the weather in Rome?").tool_calls
+        >>> def get_weather(city: str) -> str:
+        ...     "Get the weather in a city."
+        ...     return "sunny"
+        >>> [call] = llm.bind_tools([get_weather]).invoke("What is the weather in Rome?").tool_calls
+        >>> call["name"], call["args"]
+        ('get_weather', {'city': 'Rome'})
 
         `tool_choice` may be "auto", "any", "none" or a tool's name. Calls fit the tools' schemas,
-        whatever the members would rather write. All members see tools in one form (as text in the
-        system message) and write calls in one form, or they could not agree on tokens.
+        even where the members would prefer something else. All members see tools in one form (as
+        text in the system message) and write calls in one form, or they could not agree on tokens.
 
     Structured output:
-        .. code-block:: python
+        >>> from pydantic import BaseModel
+        >>> class Person(BaseModel):
+        ...     name: str
+        ...     age: int
+        >>> llm.with_structured_output(Person).invoke("Mila is 42 years old.")
+        Person(name='Mila', age=42)
 
-            llm.with_structured_output(Person).invoke("Mila is 42 years old.")
-
-        Held to the schema by a grammar with method "json_schema" (default) or "function_calling".
+        Held to the schema by a grammar, with each of the methods "json_schema" (default),
+        "function_calling" and "json_mode".
 
     JSON mode:
-        .. code-block:: python
-
-            llm.bind(response_format={"type": "json_object"}).invoke("...")
+        >>> import json
+        >>> json_mode = llm.bind(response_format={"type": "json_object"})
+        >>> isinstance(json.loads(json_mode.invoke("Mila is 42 years old.").content), dict)
+        True
 
     Token usage:
-        ``usage_metadata`` counts the primary's tokens, ``response_metadata["members"]`` each
-        member's own.
+        >>> llm.invoke("What is 17 + 25?").usage_metadata
+        {'input_tokens': 18, 'output_tokens': 10, 'total_tokens': 28}
+
+        counts the primary's tokens, ``response_metadata["members"]`` each member's own.
 
     Logprobs:
-        .. code-block:: python
+        >>> sure = llm.bind(logprobs=True).invoke("What is 17 + 25?")
+        >>> token = sure.response_metadata["logprobs"]["content"][0]
+        >>> token["token"], token["logprob"] > -0.1
+        ('1', True)
+        >>> [(member["name"], member["top"]) for member in token["members"]]
+        [('ada', '1'), ('bo', '1'), ('cy', '1')]
 
-            llm.bind(logprobs=True).invoke("Hi").response_metadata["logprobs"]["content"][0]
-
-        with "members": what each member would have written, and how probable each found it.
+        A member's view is its most probable token ("top", "top_prob"), and the probability that it
+        gave the chosen one ("prob").
 
     Response metadata:
         finish_reason ("stop", "length", "tool_calls"), model_name, model_provider, members, steps,
@@ -209,7 +215,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Answer many at once; as many as the engine takes, unless `max_concurrency` says less."""
+        """Answer many at once; as many as the engine takes, unless `max_concurrency` is less."""
         configs = get_config_list(config, len(inputs))
         for each in configs:
             if each.get("max_concurrency") is None:
@@ -342,7 +348,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
             structured_output=True,
         )
         loaded = self.ensemble
-        limit = context_of(self._config) if loaded is None else loaded.context_size
+        limit = context_size_of(self._config) if loaded is None else loaded.context_size
         if limit is not None:
             profile["max_input_tokens"] = limit
         return profile

@@ -1,13 +1,14 @@
 """Errors of gac_core as those that LangChain's middleware and fallbacks know."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Final
 
 from langchain_core import exceptions as core_errors
 
 import gac_core
 from gac_core import GacError
-from gac_integrations.shared.call import DeadlineError
+from gac_integrations.shared.errors import DeadlineError, translated
 
 
 class GaCModelError(core_errors.ModelError):
@@ -30,18 +31,17 @@ class GaCTimeoutError(core_errors.ModelTimeoutError, TimeoutError):
     """The answer was not complete in time."""
 
 
-@contextmanager
-def translated_errors() -> Iterator[None]:
+_THEIRS: Final[Mapping[type[GacError], type[Exception]]] = {
+    gac_core.ContextOverflowError: GaCContextOverflowError,
+    gac_core.LoadError: GaCModelNotFoundError,
+    gac_core.VocabularyError: GaCModelNotFoundError,
+    gac_core.ConfigError: GaCInvalidRequestError,
+    gac_core.PromptError: GaCInvalidRequestError,
+    DeadlineError: GaCTimeoutError,
+    GacError: GaCModelError,
+}
+
+
+def translated_errors() -> AbstractContextManager[None]:
     """Errors of gac_core as those that LangChain's middleware and fallbacks know."""
-    try:
-        yield
-    except gac_core.ContextOverflowError as error:
-        raise GaCContextOverflowError(str(error)) from error
-    except (gac_core.LoadError, gac_core.VocabularyError) as error:
-        raise GaCModelNotFoundError(str(error)) from error
-    except (gac_core.ConfigError, gac_core.PromptError) as error:
-        raise GaCInvalidRequestError(str(error)) from error
-    except DeadlineError as error:
-        raise GaCTimeoutError(str(error)) from error
-    except GacError as error:
-        raise GaCModelError(str(error)) from error
+    return translated(_THEIRS)

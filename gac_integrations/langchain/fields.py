@@ -1,4 +1,4 @@
-"""What LangChain asks of the chat model and of the plain one."""
+"""What LangChain asks of every model, chat or plain."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from langchain_core.language_models import LangSmithParams
 from pydantic import SecretStr
 
 from gac_integrations.langchain.errors import translated_errors
-from gac_integrations.shared.call import SAMPLING
-from gac_integrations.shared.fields import CONFIG, EnsembleFields
-from gac_integrations.shared.model_cache import name_of
+from gac_integrations.shared.fields import EnsembleFields
+from gac_integrations.shared.model_cache import unique_name
+from gac_integrations.shared.options import CONFIG, SAMPLING
 
 
 class LangChainFields(EnsembleFields):
@@ -34,7 +34,7 @@ class LangChainFields(EnsembleFields):
         return {
             "model_name": self.model_name,
             "ensemble": self._config.model_dump(mode="json"),
-            "loaded": None if self.ensemble is None else name_of(self.ensemble),
+            "loaded": None if self.ensemble is None else unique_name(self.ensemble),
             **{name: getattr(self, name) for name in (*SAMPLING, "parallel_tool_calls")},
         }
 

@@ -19,25 +19,24 @@ _SHOWN_PARTS: Final = ("text", "tool_use")
 def plain_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     """LangChain's messages as dicts of role, content and tool calls.
 
-    The name of a person is written before what they say, "Error" before what a tool said when it
-    failed. Reasoning in the history is left out, as chat templates do.
+    The name of a `HumanMessage` is written before its text, "Error" before the result of a tool
+    that failed. Reasoning in the history is left out, as chat templates do.
 
     Raises:
-        GaCInvalidRequestError: a message has content that LangChain can not tell as text.
+        GaCInvalidRequestError: LangChain can not convert the content of a message.
 
     """
     plain = []
     for message in messages:
-        said = _as_dict(message)
-        name = said.pop("name", None) if said["role"] != "tool" else None
+        converted = _as_dict(message)
+        name = converted.pop("name", None) if converted["role"] != "tool" else None
+        content = converted["content"]
+        parts = [content] if isinstance(content, str) else content
         if name and isinstance(message, HumanMessage):
-            content = said["content"]
-            parts = [content] if isinstance(content, str) else content
-            said["content"] = [f"{name}: ", *parts]
+            converted["content"] = [f"{name}: ", *parts]
         if isinstance(message, ToolMessage) and message.status == "error":
-            content = said["content"]
-            said["content"] = ["Error: ", *([content] if isinstance(content, str) else content)]
-        plain.append(said)
+            converted["content"] = ["Error: ", *parts]
+        plain.append(converted)
     return plain
 
 
@@ -46,8 +45,8 @@ def _as_dict(message: BaseMessage) -> dict[str, Any]:
         shown = [p for p in message.content if isinstance(p, str) or p.get("type") in _SHOWN_PARTS]
         message = message.model_copy(update={"content": shown})
     try:
-        said = convert_to_openai_messages(message)
+        converted = convert_to_openai_messages(message)
     except (TypeError, ValueError, KeyError) as error:
         raise GaCInvalidRequestError(f"{message!r:.80} can not be read: {error}") from error
-    assert isinstance(said, dict)
-    return said
+    assert isinstance(converted, dict)
+    return converted

@@ -1,7 +1,7 @@
-"""Whatever LangChain takes for a schema or a tool, as JSON schema.
+"""Everything that LangChain takes for a schema or a tool, as JSON schema.
 
-LangChain's own conversion follows no reference back to itself and keeps only an object's
-properties, so what is a JSON schema, or can say one itself, is asked for that.
+LangChain's own conversion fails on recursive schemas and keeps only an object's properties, so it
+is used only for what neither is a JSON schema nor has a method that gives one.
 """
 
 from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ def openai_tool(tool: ToolLike, *, strict: bool | None = None) -> dict[str, Any]
 
 
 def response_format(wanted: Any) -> Mapping[str, Any] | None:
-    """What a `response_format` says, as plain data, so that LangChain's cache can tell it apart."""
+    """A `response_format` as plain data, which makes it a part of LangChain's cache key."""
     if wanted is None or (isinstance(wanted, Mapping) and "type" in wanted):
         return wanted
     schema = json_schema(wanted)

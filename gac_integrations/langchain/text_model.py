@@ -1,4 +1,4 @@
-"""The plain model: it goes on with a text as it is, without chat templates."""
+"""The plain model: it continues a text as it is, without chat templates."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -7,25 +7,24 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseLLM
 from langchain_core.outputs import Generation, GenerationChunk, LLMResult
 
-from gac_core import Output, Step
+from gac_core import Output, SamplingParams, Step
 from gac_integrations.langchain.errors import translated_errors
 from gac_integrations.langchain.fields import LangChainFields
-from gac_integrations.shared.call import Deadline, check_options, said, sampling_params
-from gac_integrations.shared.fields import CONFIG
-from gac_integrations.shared.serialize import token_view
+from gac_integrations.shared.deadline import Deadline
+from gac_integrations.shared.options import CONFIG, check_options, given, sampling_params
+from gac_integrations.shared.serialize import token_dict, usage_dict
 
 
 class GaC(LangChainFields, BaseLLM):
-    """An ensemble as a model of plain text, for completion chains.
+    r"""An ensemble as a model of plain text, for completion chains.
 
     The options are those of `ChatGaC`, but for tools and structure.
 
     Example:
-        .. code-block:: python
-
-            from gac_integrations.langchain import GaC
-
-            GaC(model="ensemble.yaml", max_tokens=20).invoke("The capital of France is")
+        >>> from gac_integrations.langchain import GaC
+        >>> llm = GaC(model="pocket", max_tokens=20, stop="User:")
+        >>> llm.invoke("User: What is 17 + 25?\n\nAssistant:")
+        ' 17 + 25 = 42'
 
     """
 
@@ -35,10 +34,12 @@ class GaC(LangChainFields, BaseLLM):
     def _llm_type(self) -> str:
         return "gac-text"
 
-    def _params(self, stop: list[str] | None, options: dict[str, Any]) -> Any:
+    def _params(
+        self, stop: list[str] | None, options: dict[str, Any]
+    ) -> tuple[SamplingParams, Deadline]:
         check_options(options, "stream")
-        changed = said({**options, "stop": stop} if stop is not None else options)
-        return sampling_params(self, changed), Deadline(changed.get("timeout", self.timeout))
+        options = given({**options, "stop": stop} if stop is not None else options)
+        return sampling_params(self, options), Deadline(options.get("timeout", self.timeout))
 
     def _generate(
         self,
@@ -47,7 +48,7 @@ class GaC(LangChainFields, BaseLLM):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        heard = run_manager if len(prompts) == 1 else None  # a manager is that of one prompt
+        callbacks = run_manager if len(prompts) == 1 else None  # a manager is that of one prompt
         with translated_errors():
             params, deadline = self._params(stop, kwargs)
             ensemble = self._ensemble
@@ -59,8 +60,8 @@ class GaC(LangChainFields, BaseLLM):
                     with deadline.limiting(stream):
                         for step in stream:
                             steps.append(step)
-                            if heard is not None:
-                                heard.on_llm_new_token(step.text, chunk=_chunk(step))
+                            if callbacks is not None:
+                                callbacks.on_llm_new_token(step.text, chunk=_chunk(step))
                     outputs.append(Output.of(steps))
             finally:
                 for stream in streams:
@@ -74,7 +75,7 @@ class GaC(LangChainFields, BaseLLM):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> LLMResult:
-        heard = run_manager if len(prompts) == 1 else None
+        callbacks = run_manager if len(prompts) == 1 else None
         with translated_errors():
             params, deadline = self._params(stop, kwargs)
             ensemble = self._ensemble
@@ -84,11 +85,11 @@ class GaC(LangChainFields, BaseLLM):
                 outputs = []
                 for stream in streams:
                     steps = []
-                    with deadline.alimiting(stream):
+                    with deadline.limiting(stream):
                         async for step in stream:
                             steps.append(step)
-                            if heard is not None:
-                                await heard.on_llm_new_token(step.text, chunk=_chunk(step))
+                            if callbacks is not None:
+                                await callbacks.on_llm_new_token(step.text, chunk=_chunk(step))
                     outputs.append(Output.of(steps))
             finally:
                 for stream in streams:
@@ -100,15 +101,11 @@ class GaC(LangChainFields, BaseLLM):
             [Generation(text=output.text, generation_info=_info(*output.steps))]
             for output in outputs
         ]
-        prompt = sum(output.usage.prompt_tokens for output in outputs)
-        completion = sum(output.usage.completion_tokens for output in outputs)
-        usage = {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-        }
-        told = {"token_usage": usage, "model_name": self.model_name}
-        return LLMResult(generations=generations, llm_output=told)
+        usage = usage_dict(*(output.usage for output in outputs))
+        return LLMResult(
+            generations=generations,
+            llm_output={"token_usage": usage, "model_name": self.model_name},
+        )
 
     def _stream(
         self,
@@ -137,7 +134,7 @@ class GaC(LangChainFields, BaseLLM):
             params, deadline = self._params(stop, kwargs)
             await self._ensemble.aload()
             async with self._ensemble.astream(prompt, params) as stream:
-                with deadline.alimiting(stream):
+                with deadline.limiting(stream):
                     async for step in stream:
                         chunk = _chunk(step)
                         if run_manager is not None:
@@ -150,9 +147,9 @@ def _chunk(step: Step) -> GenerationChunk:
 
 
 def _info(*steps: Step) -> dict[str, Any] | None:
-    """Logprobs that were asked for, and how the answer ended; None if there is nothing."""
+    """The logprobs, if the call asks for them, and how the answer ended; None if neither."""
     info: dict[str, Any] = {}
-    if tokens := [token_view(step) for step in steps if step.top]:
+    if tokens := [token_dict(step) for step in steps if step.top]:
         info["logprobs"] = {"content": tokens}
     if (outcome := steps[-1].outcome) is not None:
         info |= {"finish_reason": outcome.finish_reason, "seed": outcome.seed}

@@ -1,14 +1,16 @@
 """Errors of gac_core as errors that LlamaIndex does not swallow.
 
-Its response synthesizers catch every `ValueError` and go on without the part of the context that
+Its response synthesizers catch every `ValueError` and continue without the part of the context that
 caused it, so an over-long prompt would be an empty answer.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Final
 
 import gac_core
 from gac_core import GacError
+from gac_integrations.shared.errors import translated
 
 
 class GaCRequestError(GacError):
@@ -19,12 +21,13 @@ class GaCContextOverflowError(GaCRequestError):
     """The prompt and the answer do not fit a member's context."""
 
 
-@contextmanager
-def translated_errors() -> Iterator[None]:
+_THEIRS: Final[Mapping[type[GacError], type[Exception]]] = {
+    gac_core.ContextOverflowError: GaCContextOverflowError,
+    gac_core.ConfigError: GaCRequestError,
+    gac_core.PromptError: GaCRequestError,
+}
+
+
+def translated_errors() -> AbstractContextManager[None]:
     """Errors of gac_core that are a `ValueError` as those that are none."""
-    try:
-        yield
-    except gac_core.ContextOverflowError as error:
-        raise GaCContextOverflowError(str(error)) from error
-    except (gac_core.ConfigError, gac_core.PromptError) as error:
-        raise GaCRequestError(str(error)) from error
+    return translated(_THEIRS)

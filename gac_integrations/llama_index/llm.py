@@ -1,4 +1,4 @@
-"""The LLM."""
+"""The LLM of LlamaIndex."""
 
 import pickle
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
@@ -32,8 +32,9 @@ from gac_integrations.llama_index.errors import GaCRequestError, translated_erro
 from gac_integrations.llama_index.messages import plain_messages
 from gac_integrations.llama_index.responses import ResponseMaker
 from gac_integrations.shared.call import ChatRequest
-from gac_integrations.shared.fields import CONFIG, EnsembleFields
-from gac_integrations.shared.model_cache import name_of
+from gac_integrations.shared.fields import EnsembleFields
+from gac_integrations.shared.model_cache import unique_name
+from gac_integrations.shared.options import CONFIG
 
 _UNLIMITED = 2**17
 IGNORED = ("extra_headers", "extra_body", "extra_query")  # of clients that reach for a server
@@ -41,7 +42,7 @@ Response = TypeVar("Response")
 
 
 class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
-    """Several language models that write each answer together, token by token.
+    r"""Several language models that write each answer together, token by token.
 
     Args:
         model: "pocket" (default), or the path of a YAML file (``gac config`` writes one).
@@ -54,11 +55,11 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
         timeout: seconds an answer may take.
         system_prompt: comes first in every chat and completion.
         context_window: to make prompts for fewer tokens than the smallest member could read.
-        is_chat_model: whether `complete` asks the prompt as a user would (default), or goes on
-            with it as a text.
+        is_chat_model: whether `complete` asks the prompt as a user would (default), or continues
+            it as a text.
         is_function_calling_model: whether agents and programs may call tools.
 
-    What a call says beats these: ``llm.complete("...", max_tokens=20, stop=["."])``. An option
+    The options of a call beat these: ``llm.complete("...", max_tokens=20, stop=["."])``. An option
     that is unknown is an error. Errors are those of `gac_core`, but `GaCRequestError` for a wrong
     request and `GaCContextOverflowError` for one that is too long.
 
@@ -66,12 +67,15 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
     primary's count, at the end of an answer.
 
     Example:
-        .. code-block:: python
+        >>> from gac_integrations.llama_index import GaCLLM
+        >>> llm = GaCLLM(model="pocket", max_tokens=100)
+        >>> answer = llm.complete("Mila lives in Rome.\n\nWhere does Mila live?")
+        >>> answer.text, answer.raw["usage"]["completion_tokens"]
+        ('Mila lives in Rome.', 10)
+        >>> [piece.delta for piece in llm.stream_complete("What is 1 + 2?")]
+        ['1', ' ', '+', ' ', '2', ' ', '=', ' ', '3', '']
 
-            from gac_integrations.llama_index import GaCLLM
-
-            llm = GaCLLM(model="pocket")
-            index.as_query_engine(llm=llm, streaming=True).query("Where does Mila live?")
+    With an index over documents: ``index.as_query_engine(llm=llm, streaming=True)``.
 
     """
 
@@ -89,7 +93,7 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """By what prompts are sized: the smallest context of the members."""
-        window = self._room
+        window = self._token_budget
         if self.context_window is not None:
             window = min(window, self.context_window)
         num_output = self.max_tokens or SamplingParams().max_new_tokens
@@ -102,16 +106,16 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
         )
 
     @property
-    def _room(self) -> int:
+    def _token_budget(self) -> int:
         """The tokens a prompt and its answer may have beside the chat templates; loads them."""
-        found = self._find()
-        if found.room is None:
+        resolved = self._resolve()
+        if resolved.budget is None:
             ensemble = self._ensemble
             empty = [{"role": role, "content": "a"} for role in ("system", "user")]
             overhead = map(len, ensemble.prompt_ids(empty))
             sizes = [member.scorer.context_size or _UNLIMITED for member in ensemble.members]
-            found.room = min(s - o for s, o in zip(sizes, overhead, strict=True))
-        return found.room
+            resolved.budget = min(s - o for s, o in zip(sizes, overhead, strict=True))
+        return resolved.budget
 
     def token_ids(self, text: str) -> list[int]:
         """The ids of a text for the member that needs most of them.
@@ -136,24 +140,24 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_marks(cls, values: Any) -> Any:
-        marks = ("class_name", "identity")  # which a serialised object has beside its fields
+    def _only_fields(cls, values: Any) -> Any:
+        """Values without what `to_dict` adds to the fields."""
         if not isinstance(values, dict):
             return values
-        return {k: v for k, v in values.items() if k not in marks}
+        return {k: v for k, v in values.items() if k not in ("class_name", "identity")}
 
     @model_validator(mode="after")
-    def _is_heard(self) -> Self:
+    def _uses_the_query_wrapper(self) -> Self:
         if self.query_wrapper_prompt is not None and self.is_chat_model:
             raise ValueError(
-                "query_wrapper_prompt is for texts that are gone on with; set is_chat_model=False, "
-                "or say it in system_prompt"
+                "query_wrapper_prompt is for texts that are continued; set is_chat_model=False, "
+                "or put it into system_prompt"
             )
         return self
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:
-        """The configuration, and what tells two ensembles apart where these are compared."""
-        ensemble = None if self.ensemble is None else name_of(self.ensemble)
+        """The configuration, and an identity, by which objects of other ensembles are not equal."""
+        ensemble = None if self.ensemble is None else unique_name(self.ensemble)
         identity = ensemble or self._config.model_dump_json()
         return {**super().to_dict(**kwargs), "identity": identity}
 
@@ -178,10 +182,10 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
         """The one place where chats become prompts."""
         plain = plain_messages(messages)
         if self.system_prompt:
-            said = [self.system_prompt]
+            system = [self.system_prompt]
             if plain and plain[0]["role"] == "system":
-                said += ["\n\n", *plain.pop(0)["content"]]
-            plain.insert(0, {"role": "system", "content": said})
+                system += ["\n\n", *plain.pop(0)["content"]]
+            plain.insert(0, {"role": "system", "content": system})
         if tools := options.get("tools"):
             options = {**options, "tools": [_openai_tool(tool) for tool in tools]}
         with translated_errors():
@@ -249,7 +253,8 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
                     if (delta := maker.push(step)) is not None:
                         yield make(maker, delta)
 
-    # Each of the eight is decorated over what is not, so that every call is one event.
+    # These eight are decorated and call only undecorated helpers, or LlamaIndex would fire two
+    # events for one call.
 
     @llm_chat_callback()
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -275,7 +280,7 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        """Answer a prompt, or go on with a text if it is `formatted` or this is no chat model."""
+        """Answer a prompt, or continue a text if it is `formatted` or this is no chat model."""
         return self._whole(self._completion_request(prompt, formatted, kwargs)).completion()
 
     @llm_completion_callback()
@@ -319,7 +324,7 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
             messages.append(
                 ChatMessage(content=user_msg) if isinstance(user_msg, str) else user_msg
             )
-        # LlamaIndex's programs say None where they mean that there has to be a call, and leave
+        # LlamaIndex's programs pass a `tool_choice` of None where there has to be a call, and leave
         # `tool_required` out where they stream.
         is_program = "tool_choice" in kwargs and kwargs["tool_choice"] is None
         if not kwargs.get("tool_choice"):

@@ -40,15 +40,15 @@ def _as_dict(message: ChatMessage) -> dict[str, Any]:
             function = {"name": block.tool_name, "arguments": block.tool_kwargs}
             calls.append({"id": block.tool_call_id, "function": function})
         elif not isinstance(block, (ThinkingBlock, CachePoint)):
-            texts.append({"type": block.block_type})  # which gac_core refuses with a reason
-    said: dict[str, Any] = {"role": role, "content": texts}
+            texts.append({"type": block.block_type})  # which gac_core refuses, and why
+    plain: dict[str, Any] = {"role": role, "content": texts}
     if role == "assistant":
         calls = calls or _plain_calls(message.additional_kwargs.get("tool_calls"))
         if calls:
-            said["tool_calls"] = calls
+            plain["tool_calls"] = calls
     if role == "tool" and (call_id := message.additional_kwargs.get("tool_call_id")):
-        said["tool_call_id"] = call_id
-    return said
+        plain["tool_call_id"] = call_id
+    return plain
 
 
 def _plain_calls(calls: Any) -> list[Any]:

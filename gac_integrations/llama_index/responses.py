@@ -1,9 +1,7 @@
 """From the steps of an answer to LlamaIndex's responses."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
-from uuid import uuid4
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -16,18 +14,9 @@ from llama_index.core.base.llms.types import (
 )
 
 from gac_core import Step
-from gac_core.chat.tools import Call, CallPart
+from gac_core.chat.deltas import DeltaReader, EndDelta, TextDelta
 from gac_integrations.shared.call import ChatRequest
-from gac_integrations.shared.serialize import outcome_view, token_view
-
-
-@dataclass
-class _Called:
-    """A call as far as it is written."""
-
-    name: str
-    arguments: str
-    id: str
+from gac_integrations.shared.serialize import end_dict, token_dict, usage_dict
 
 
 class ResponseMaker:
@@ -37,64 +26,43 @@ class ResponseMaker:
     member's view), and at the end of an answer how it ended and its "usage".
 
     Args:
-        model_name: what the raw response says wrote it.
-        request: what was asked; calls are read only where there are tools to call.
+        model_name: the model's name in the raw response.
+        request: whose answer it is.
 
     """
 
     def __init__(self, model_name: str, request: ChatRequest) -> None:
         self._model_name = model_name
-        form = request.form
         self._has_logprobs = request.params.logprobs
-        self._reader = form.call_reader()
-        self._form = form
-        self._text = ""
-        self._calls: list[_Called] = []
-        self._tokens: list[dict[str, Any]] = []
+        self._reader = DeltaReader(request.form)
+        self._tokens: list[dict[str, Any]] = []  # since the last response
         self._end: dict[str, Any] = {}
 
     def push(self, step: Step) -> str | None:
         """The text that came with a step; None if nothing did that a consumer could see."""
-        self._tokens.append(token_view(step))
-        pieces: list[str | CallPart | Call] = [step.text] if step.text else []
-        if self._reader is not None:
-            pieces = self._reader.push(step.text)
-            if step.outcome is not None:
-                pieces += self._reader.end(is_cut=step.outcome.finish_reason == "length")
-        delta = ""
-        for piece in pieces:
-            if isinstance(piece, str):
-                delta += piece
-            elif isinstance(piece, Call) and piece.name is None and not piece.was_told:
-                delta += piece.text  # it is no call
-            else:
-                self._take_call(piece)
-        self._text += delta
-        if step.outcome is not None:
-            self._form.check_calls([call.name for call in self._calls], step.outcome)
-            usage = step.outcome.usage
-            self._end = {
-                **outcome_view(step.outcome, self._model_name, has_calls=bool(self._calls)),
-                "usage": {
-                    "prompt_tokens": usage.prompt_tokens,
-                    "completion_tokens": usage.completion_tokens,
-                    "total_tokens": usage.total_tokens,
-                },
-            }
-        return delta if pieces or step.outcome is not None else None
+        self._tokens.append(token_dict(step))
+        deltas = self._reader.push(step)
+        for delta in deltas:
+            if isinstance(delta, EndDelta):
+                usage = usage_dict(delta.outcome.usage)
+                self._end = {**end_dict(delta, self._model_name), "usage": usage}
+        if not deltas:
+            return None
+        return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
 
     def chat(self, delta: str | None = None) -> ChatResponse:
-        """What was said since the last response, as an answer of a chat."""
-        blocks: list[Any] = [TextBlock(text=self._text)] if self._text or not self._calls else []
+        """The answer so far, as that of a chat."""
+        text, calls = self._reader.text, self._reader.calls
+        blocks: list[Any] = [TextBlock(text=text)] if text or not calls else []
         additional: dict[str, Any] = {}
-        if self._calls:
+        if calls:
             blocks += [
                 ToolCallBlock(
                     tool_call_id=call.id,
                     tool_name=call.name,
                     tool_kwargs=_arguments(call.arguments),
                 )
-                for call in self._calls
+                for call in calls
             ]
             additional["tool_calls"] = [  # where some of LlamaIndex looks for them
                 {
@@ -102,30 +70,21 @@ class ResponseMaker:
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments},
                 }
-                for call in self._calls
+                for call in calls
             ]
         message = ChatMessage(
             role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=additional
         )
-        return ChatResponse(message=message, delta=delta, **self._told())
+        return ChatResponse(message=message, delta=delta, **self._record())
 
     def completion(self, delta: str | None = None) -> CompletionResponse:
-        """What was said since the last response, as a completion."""
-        return CompletionResponse(text=self._text, delta=delta, **self._told())
+        """The answer so far, as a completion."""
+        return CompletionResponse(text=self._reader.text, delta=delta, **self._record())
 
-    def _told(self) -> dict[str, Any]:
+    def _record(self) -> dict[str, Any]:
         tokens, self._tokens = self._tokens, []
         logprobs = [_logprobs(token) for token in tokens] if self._has_logprobs else None
         return {"raw": {"tokens": tokens, **self._end}, "logprobs": logprobs or None}
-
-    def _take_call(self, piece: CallPart | Call) -> None:
-        if isinstance(piece, CallPart):
-            if piece.name is not None:
-                self._calls.append(_Called(piece.name, "", f"call_{uuid4().hex}"))
-            self._calls[-1].arguments += piece.arguments
-        elif not piece.was_told and piece.name is not None:
-            arguments = json.dumps(piece.arguments, ensure_ascii=False)
-            self._calls.append(_Called(piece.name, arguments, f"call_{uuid4().hex}"))
 
 
 def _arguments(text: str) -> dict[str, Any] | str:
@@ -138,7 +97,7 @@ def _arguments(text: str) -> dict[str, Any] | str:
 
 
 def _logprobs(token: dict[str, Any]) -> list[LogProb]:
-    """The most probable tokens, and behind them the chosen one if it is not among them."""
+    """The most probable tokens, then the chosen one if it is not among them."""
     named = list(token["top_logprobs"])
     if all(other["bytes"] != token["bytes"] for other in named):
         named.append(token)

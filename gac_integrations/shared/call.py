@@ -1,88 +1,19 @@
 """From the options of a call, as every framework writes them, to a request of gac_core."""
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
-from gac_core import ConfigError, GacError, SamplingParams
+from gac_core import ConfigError, SamplingParams
 from gac_core.chat.prompt import Prompt
 from gac_core.chat.response_format import AnswerForm
-from gac_core.engine.streams import AsyncStream, Stream
 from gac_core.grammar.json_schema import strict_schema
+from gac_integrations.shared.deadline import Deadline
+from gac_integrations.shared.options import CallDefaults, check_options, given, sampling_params
 
-if TYPE_CHECKING:
-    from gac_integrations.shared.fields import EnsembleFields
-
-SAMPLING: Final = {  # option of the frameworks: of `SamplingParams`
-    "max_tokens": "max_new_tokens",
-    **{
-        name: name
-        for name in (
-            *("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
-            *("stop", "logprobs", "top_logprobs"),
-        )
-    },
-}
-ALIASES: Final = {"max_new_tokens": "max_new_tokens", "stop_sequences": "stop"}
-_STOPS: Final = ("stop", "stop_sequences")
-FORM: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
+_FORM: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 
 ToSchema = Callable[[Any], Mapping[str, Any]]  # a class to its JSON schema
-
-
-class DeadlineError(GacError, TimeoutError):
-    """The answer was not complete in time."""
-
-
-class Deadline:
-    """So many seconds for an answer, from when it is begun; or as many as it takes."""
-
-    def __init__(self, seconds: float | None) -> None:
-        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-        if seconds is not None and not (is_number and seconds > 0):
-            raise ConfigError(f"timeout must be seconds, more than 0, not {seconds!r}")
-        self._seconds = seconds
-
-    @contextmanager
-    def limiting(self, stream: Stream) -> Iterator[None]:
-        """Stop the stream when the time is up, also while somebody waits for it.
-
-        Raises:
-            DeadlineError: the answer was not complete by then.
-
-        """
-        if self._seconds is None:
-            yield
-            return
-        timer = threading.Timer(self._seconds, stream.time_out)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-        _check(stream)
-
-    @contextmanager
-    def alimiting(self, stream: AsyncStream) -> Iterator[None]:
-        """The same for a stream of this event loop."""
-        if self._seconds is None:
-            yield
-            return
-        timer = asyncio.get_running_loop().call_later(self._seconds, stream.time_out)
-        try:
-            yield
-        finally:
-            timer.cancel()
-        _check(stream)
-
-
-def _check(stream: Stream | AsyncStream) -> None:
-    if not stream.is_complete:
-        raise DeadlineError("the answer was not complete in time; raise timeout")
 
 
 @dataclass(frozen=True)
@@ -105,77 +36,36 @@ class ChatRequest:
     @classmethod
     def of(
         cls,
-        model: "EnsembleFields",
+        defaults: CallDefaults,
         messages: Sequence[Mapping[str, Any]],
         options: Mapping[str, Any],
         to_schema: ToSchema,
-        *others: str,
+        *ignored: str,
     ) -> Self:
-        """The request of a call; what a call says beats what the model object says.
+        """The request of a call.
 
         Args:
-            model: whose ensemble is asked.
+            defaults: what holds where the call gives nothing.
             messages: as gac_core takes them.
             options: of the call.
             to_schema: what makes a JSON schema of a class.
-            others: further options that the framework takes.
+            ignored: further options that the framework passes, which change nothing.
 
         Raises:
             ConfigError: an option is unknown or wrong.
 
         """
-        check_options(options, *FORM, *others)
-        options = said(options)
-        form = answer_form(options, to_schema, parallel=model.parallel_tool_calls)
-        changed = dict(options)
+        check_options(options, *_FORM, *ignored)
+        options = given(options)
+        form = answer_form(options, to_schema, parallel=defaults.parallel_tool_calls)
         if (grammar := form.grammar()) is not None:
-            changed["grammar"] = grammar
+            options["grammar"] = grammar
         return cls(
             form.messages(messages),
-            sampling_params(model, changed),
+            sampling_params(defaults, options),
             form,
-            Deadline(options.get("timeout", model.timeout)),
+            Deadline(options.get("timeout", defaults.timeout)),
         )
-
-
-def said(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a call that have a value; frameworks hand on None for what nobody said."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def sampling_params(model: "EnsembleFields", changed: Mapping[str, Any]) -> SamplingParams:
-    """How an answer is drawn: the model object's fields, and what a call changes.
-
-    The stop strings of the object end free text; of an answer that a grammar ends they are not
-    meant. Those of a call that asks for such an answer are an error.
-
-    Raises:
-        ConfigError: a value is out of range.
-
-    """
-    given = {ours: getattr(model, theirs) for theirs, ours in SAMPLING.items()}
-    given.update({ours: changed[name] for name, ours in SAMPLING.items() if name in changed})
-    for alias, ours in ALIASES.items():
-        if alias in changed:
-            given[ours] = changed[alias]
-    grammar = given["grammar"] = changed.get("grammar")
-    if grammar is not None and not grammar.begins_free and not changed.keys() & set(_STOPS):
-        given["stop"] = None
-    if not given["logprobs"] and changed.get("top_logprobs") is None:
-        given["top_logprobs"] = None  # the object's: how many, if a call asks for any
-    return SamplingParams.of({k: v for k, v in given.items() if v is not None})
-
-
-def check_options(options: Mapping[str, Any], *others: str) -> None:
-    """Refuse what a call does not take.
-
-    Raises:
-        ConfigError: an option is unknown.
-
-    """
-    known = (*SAMPLING, *ALIASES, "timeout", *others)
-    if unknown := sorted(set(options) - set(known)):
-        raise ConfigError(f"unknown options {unknown}; a call takes {', '.join(sorted(known))}")
 
 
 def tool_choice_name(choice: object, names: Sequence[str]) -> str:
@@ -205,7 +95,7 @@ def tool_choice_name(choice: object, names: Sequence[str]) -> str:
 
 
 def answer_form(options: Mapping[str, Any], to_schema: ToSchema, *, parallel: bool) -> AnswerForm:
-    """What the options of a call ask of the answer's form.
+    """The form of the answer that the options of a call ask for.
 
     Raises:
         ConfigError: tools or response format have a form that is not known.

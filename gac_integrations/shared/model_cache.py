@@ -1,7 +1,7 @@
 """Ensembles by their configuration, so that every adapter object of one process shares them.
 
-Frameworks copy, rebuild and pickle model objects freely; the models behind them are loaded once and
-freed when the last of these objects is gone.
+Frameworks copy, rebuild and pickle model objects freely; their ensemble is loaded once, and freed
+when the last of these objects is gone.
 """
 
 import json
@@ -46,14 +46,14 @@ def shared_ensemble(config: EnsembleConfig) -> Ensemble:
         return ensemble
 
 
-def name_of(ensemble: Ensemble) -> str:
+def unique_name(ensemble: Ensemble) -> str:
     """A name that no other ensemble has or had, in this process or another."""
     with _LOCK:
         return _NAMES.setdefault(ensemble, uuid4().hex)
 
 
-def context_of(config: EnsembleConfig) -> int | None:
-    """The smallest context of the members, as far as local folders tell without loading a model."""
+def context_size_of(config: EnsembleConfig) -> int | None:
+    """The smallest context of the members, as far as it can be read without loading a model."""
     limits = []
     for member in config.members:
         if member.weight == 0:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from gac_core import Outcome, Step
+from gac_core import Step, Usage
+from gac_core.chat.deltas import EndDelta
 
 
-def token_view(step: Step) -> dict[str, Any]:
+def token_dict(step: Step) -> dict[str, Any]:
     """A step as OpenAI's API describes a token, and each member's view of it."""
     return {
         **_named(step.unit, step.logprob),
@@ -27,12 +28,11 @@ def _named(unit: bytes, logprob: float) -> dict[str, Any]:
     return {"token": unit.decode(errors="replace"), "bytes": list(unit), "logprob": logprob}
 
 
-def outcome_view(outcome: Outcome, model_name: str, *, has_calls: bool) -> dict[str, Any]:
+def end_dict(end: EndDelta, model_name: str) -> dict[str, Any]:
     """How an answer ended, and what each member read and wrote."""
-    usage = outcome.usage
-    is_cut = outcome.finish_reason == "length"
+    usage = end.outcome.usage
     return {
-        "finish_reason": "tool_calls" if has_calls and not is_cut else outcome.finish_reason,
+        "finish_reason": end.finish_reason,
         "model_name": model_name,
         "model_provider": "gac",
         "members": [
@@ -45,5 +45,14 @@ def outcome_view(outcome: Outcome, model_name: str, *, has_calls: bool) -> dict[
         ],
         "steps": usage.steps,
         "fused_steps": usage.fused_steps,
-        "seed": outcome.seed,
+        "seed": end.outcome.seed,
+    }
+
+
+def usage_dict(*usages: Usage) -> dict[str, int]:
+    """The tokens of one answer or more, as OpenAI's API counts them."""
+    return {
+        "prompt_tokens": sum(usage.prompt_tokens for usage in usages),
+        "completion_tokens": sum(usage.completion_tokens for usage in usages),
+        "total_tokens": sum(usage.total_tokens for usage in usages),
     }

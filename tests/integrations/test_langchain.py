@@ -26,7 +26,7 @@ from gac_core import Ensemble
 from gac_core.pocket import folder, forms
 from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError, GaCModelError
 from gac_integrations.langchain.messages import plain_messages
-from gac_integrations.shared import model_cache as registry
+from gac_integrations.shared import model_cache
 
 SUM = "What is 17 + 25?"
 ANSWER = "17 + 25 = 42"
@@ -249,7 +249,7 @@ def test_models_are_loaded_once_however_often_the_object_is_built() -> None:
         assert twin._ensemble.runtime is parts
     with pytest.raises(GaCInvalidRequestError, match="can not be pickled"):
         pickle.dumps(ChatGaC(ensemble=llm._ensemble))
-    assert registry.shared_ensemble(llm._config) is llm._ensemble
+    assert model_cache.shared_ensemble(llm._config) is llm._ensemble
 
 
 def test_errors_are_those_the_middleware_knows(llm: ChatGaC, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from transformers import AutoTokenizer
 from gac_core import AnswerCutError, ConfigError, Ensemble, LoadError
 from gac_core.pocket import folder, forms
 from gac_integrations.llama_index import GaCContextOverflowError, GaCLLM, GaCRequestError
-from gac_integrations.shared.call import DeadlineError
+from gac_integrations.shared.errors import DeadlineError
 from tests.fakes import make, pair
 
 SUM = "What is 17 + 25?"

@@ -1,0 +1,100 @@
+"""How an answer is drawn: what a model object's fields and the options of a call make of it."""
+
+from collections.abc import Mapping
+from typing import Any, Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from gac_core import ConfigError, SamplingParams
+
+# To be repeated in each class, since the frameworks' bases have other settings.
+CONFIG: Final = ConfigDict(
+    extra="forbid", populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=()
+)
+
+SAMPLING: Final = (
+    *("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
+    *("stop", "logprobs", "top_logprobs"),
+)
+_ALIASES: Final = ("max_new_tokens", "stop_sequences")
+_FIELDS: Final = {  # of `SamplingParams`, where the option has another name
+    "max_tokens": "max_new_tokens",
+    "stop_sequences": "stop",
+}
+
+
+class CallDefaults(BaseModel):
+    """The options of all calls, where a call does not give its own."""
+
+    model_config = CONFIG
+
+    temperature: float = 0.0
+    max_tokens: int | None = Field(None, alias="max_new_tokens")
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: list[str] | None = Field(None, alias="stop_sequences")
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    parallel_tool_calls: bool = True
+    timeout: float | None = Field(None, gt=0)
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, stop: Any) -> Any:
+        return [stop] if isinstance(stop, str) else stop
+
+    @model_validator(mode="after")
+    def _are_in_range(self) -> Self:
+        sampling_params(self, {})
+        return self
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have a value; frameworks pass None for those that a call does not give."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check_options(options: Mapping[str, Any], *others: str) -> None:
+    """Refuse what a call does not take.
+
+    Args:
+        options: of the call.
+        others: names it takes beside those of `SAMPLING` and the timeout.
+
+    Raises:
+        ConfigError: an option is unknown.
+
+    """
+    known = (*SAMPLING, *_ALIASES, "timeout", *others)
+    if unknown := sorted(set(options) - set(known)):
+        raise ConfigError(f"unknown options {unknown}; a call takes {', '.join(sorted(known))}")
+
+
+def sampling_params(defaults: CallDefaults, options: Mapping[str, Any]) -> SamplingParams:
+    """How an answer is drawn.
+
+    The default stop strings are ignored when a grammar decides where the answer ends. Stop strings
+    of a call that asks for such an answer are an error.
+
+    Args:
+        defaults: what holds where the call gives nothing.
+        options: of the call, and its "grammar".
+
+    Raises:
+        ConfigError: a value is out of range.
+
+    """
+    values = {_FIELDS.get(name, name): getattr(defaults, name) for name in SAMPLING}
+    for name in (*SAMPLING, *_ALIASES):
+        if name in options:
+            values[_FIELDS.get(name, name)] = options[name]
+    grammar = values["grammar"] = options.get("grammar")
+    is_free = grammar is None or grammar.begins_free
+    if not is_free and not options.keys() & {"stop", "stop_sequences"}:
+        values["stop"] = None
+    if not values["logprobs"] and options.get("top_logprobs") is None:
+        values["top_logprobs"] = None  # the default: how many, where a call asks for logprobs
+    return SamplingParams.of({k: v for k, v in values.items() if v is not None})
