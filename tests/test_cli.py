@@ -20,6 +20,7 @@ from gac_core.cli.terminal import printable
 from gac_core.config_template import commented_yaml
 from gac_core.evaluation.results import Result
 from gac_core.evaluation.systems import EvalOptions, OnSkip
+from gac_core.registry import METHODS
 from tests.fakes import pair, tokenizer_of
 
 
@@ -136,7 +137,6 @@ def test_errors_are_one_line_and_a_code(
         (["run", "-c", "nowhere.yaml", "Hello"], 2),
         (["eval", "--all", "--threshold", "0.5"], 2),
         (["fit-gate", "--out", "/nowhere/gate.safetensors"], 2),
-        (["config"], 0),
     ],
 )
 def test_help_and_mistakes_answer_before_torch_is_imported(arguments: list[str], code: int) -> None:
@@ -343,18 +343,26 @@ def test_config_writes_yaml_that_loads(
 
 
 def test_every_option_in_the_commented_yaml_is_valid_at_its_default() -> None:
-    text = commented_yaml(["a", "b"])
-    bare = "\n".join(
-        line.replace("# ", "", 1) if "# " in line else line for line in text.splitlines()[1:]
-    )
-    values = yaml.safe_load(bare)
-    assert EnsembleConfig.of(values) == EnsembleConfig.of(
-        {"members": [{"model": "a"}, {"model": "b"}]}
-    )
-    assert set(values) == set(EnsembleConfig.model_fields)
-    assert all(
-        "  # " in line for line in text.splitlines() if ": " in line and "model:" not in line
-    )
+    text, *of_methods = commented_yaml(["a", "b"]).split("\n# Of method ")
+    values = uncommented(text.splitlines()[1:])
+    plain = {"members": [{"model": "a"}, {"model": "b"}]}
+    assert EnsembleConfig.of(values) == EnsembleConfig.of(plain)
+    assert set(values) == set(EnsembleConfig.model_fields) - {"options"}
+    for section in of_methods:
+        title, *lines = section.splitlines()
+        method = title.removesuffix(" only:")
+        options = uncommented(lines)
+        assert options.keys() == METHODS.get(method).options.model_fields.keys()
+        if method != "co_llm":  # which needs a gate
+            named = EnsembleConfig.of({**plain, "method": method})
+            assert EnsembleConfig.of({**plain, "method": method, **options}) == named
+    assert len(of_methods) == sum(bool(METHODS.get(n).options.model_fields) for n in METHODS.names)
+    lines = [*text.splitlines()[1:], *(line for s in of_methods for line in s.splitlines()[1:])]
+    assert all("  # " in line for line in lines if ": " in line and "model:" not in line)
+
+
+def uncommented(lines: list[str]) -> dict[str, Any]:
+    return dict(yaml.safe_load("\n".join(line.replace("# ", "", 1) for line in lines)) or {})
 
 
 def test_model_text_can_not_command_the_terminal() -> None:

@@ -13,16 +13,19 @@ from hypothesis import strategies as st
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, LoadError, SamplingParams
 from gac_core.evaluation.gate_fitting import (
+    RECORDING,
     RecordedStep,
     Recording,
     fit,
     parse_prompts,
     quality,
     record,
+    recording_config,
     recording_ensemble,
 )
 from gac_core.methods.co_llm import GateHead
 from gac_core.pocket.questions import training_prompts
+from gac_core.registry import METHODS, register_method
 from gac_core.testing import assert_same
 from tests.fakes import FAMILIES, make, model_of, random_gate, scripted
 from tests.reference import SlowMember, slow_ensemble
@@ -131,7 +134,10 @@ def test_what_is_recorded_is_the_text_not_how_it_is_cut() -> None:
         [{"Hello": 0.9, "H": 0.1}, {".": 0.6, ",": 0.4}, {"<|endoftext|>": 0.8, ".": 0.2}],
     )
     other = scripted("chatml", 1, [{"H": 1.0}, {",": 1.0}, {"<|im_end|>": 1.0}])
-    with Ensemble.from_models([primary, other], names=["a", "b"], method="_record_steps") as own:
+    with METHODS.scoped():
+        register_method("record_steps", RECORDING)
+        own = Ensemble.from_models([primary, other], names=["a", "b"], method="record_steps")
+    with own:
         output = own.generate("Hello", max_new_tokens=5)
         known, held_out = record(own, ["Hello"] * 7, SamplingParams(max_new_tokens=5))
     assert output.text == "Hello,"  # "H" was the fused choice, which the primary writes as "Hello"
@@ -152,7 +158,7 @@ def test_any_configuration_can_be_recorded(folders: tuple[Path, Path]) -> None:
     ):
         members = ({"model": str(folder)} for folder in folders)
         config = EnsembleConfig.of({"members": tuple(members), **method})
-        with recording_ensemble(config) as ensemble:
+        with recording_ensemble(recording_config(config)) as ensemble:
             recording = ensemble.config
             (step,) = ensemble.generate("Hello", max_new_tokens=1).steps
         assert isinstance(step, RecordedStep)

@@ -28,6 +28,8 @@ from gac_core.members.local import LocalScorer
 from gac_core.testing import assert_nothing_held, assert_same
 from tests.fakes import make, model_of, pair, scripted, tiny_model, tokenizer_of
 
+# As with a GPU per member: each lives in a place of its own.
+OWN_PLACE = property(lambda scorer: scorer.name, lambda _scorer, _place: None)
 CHAT: list[Message] = [{"role": "user", "content": "Hello"}]
 LONG: dict[str, Any] = {"max_new_tokens": 400}
 
@@ -164,7 +166,7 @@ def test_closing_frees_the_models() -> None:
 
 def test_an_ensemble_may_be_collected_in_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector runs anywhere; it must not wait for the thread it runs in."""
-    monkeypatch.setattr(LocalScorer, "place", property(lambda self: self.name), raising=False)
+    monkeypatch.setattr(LocalScorer, "place", OWN_PLACE, raising=False)
     ensemble = make(["byte_level", "legacy"])
     ensemble.generate("Hello", max_new_tokens=2)
     model = model_of(ensemble.members[1])
@@ -195,7 +197,7 @@ async def test_async_context_manager() -> None:
 
 def test_leaving_the_interpreter_in_the_middle_of_an_answer_is_quiet() -> None:
     code = (
-        "from tests.laws import make\n"
+        "from tests.fakes import make\n"
         "import gac_core.engine.engine as e\n"
         "e._device_of = lambda member: member.name\n"
         "s = make(['byte_level', 'legacy']).stream('Hello', max_new_tokens=400)\n"
@@ -285,7 +287,7 @@ def test_devices_of_their_own_have_threads_of_their_own(monkeypatch: pytest.Monk
     """As with a GPU per member: workers compute at the same time, results are the same."""
     with make(["byte_level", "legacy", "chatml"]) as ensemble:
         expected = ensemble.batch(["Hello", "a", "b c"], max_new_tokens=12)
-    monkeypatch.setattr(LocalScorer, "place", property(lambda self: self.name), raising=False)
+    monkeypatch.setattr(LocalScorer, "place", OWN_PLACE, raising=False)
     with make(["byte_level", "legacy", "chatml"]) as ensemble:
         assert len(ensemble.runtime.engine._workers) == 3
         for got, want in zip(

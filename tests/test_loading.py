@@ -104,7 +104,7 @@ def test_names_are_unique() -> None:
 def test_wrong_shapes() -> None:
     model, tokenizer = pair("chatml")
     for wrong in (["gpt2"], [model], [(tokenizer, model)]):
-        with pytest.raises(ConfigError, match=r"must be \(model, tokenizer\) pairs"):
+        with pytest.raises(ConfigError, match=r"must be \(model or scorer, tokenizer\) pairs"):
             Ensemble.from_models(wrong)  # type: ignore[arg-type]
     for config in (None, [1]):
         with pytest.raises(ConfigError, match="config must be"):

@@ -20,7 +20,9 @@ def test_the_public_names() -> None:
         "MethodError",
         *("Outcome", "Output", "PromptError", "RewritesTextError", "SamplingParams", "Step"),
         *("Stream", "Usage", "VocabularyError"),
-        *("Ask", "Fused", "Query", "Request", "Views", "register_fusion", "register_method"),
+        *("Ask", "Fused", "Query", "Request", "Scored", "Scorer", "Views", "Weighting"),
+        *("MethodOptions", "MethodSpec"),
+        *("register_fusion", "register_method", "register_weighting"),
     }
     assert all(hasattr(gac_core, name) for name in gac_core.__all__)
 

@@ -71,7 +71,7 @@ def fit_gate(
     from gac_core.evaluation import gate_fitting
     from gac_core.pocket.questions import training_prompts
 
-    config = ensemble_options.load(lazy=True).config
+    config = gate_fitting.recording_config(ensemble_options.load(lazy=True).config)
     if prompts is not None:
         asked = _read_prompts(prompts, seed)[:items]
     elif ensemble_options.is_pocket:

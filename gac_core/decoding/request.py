@@ -225,7 +225,8 @@ class Request:
         """
         if not isinstance(fused, Fused):
             raise MethodError(
-                f"what is emitted must be a Fused, not {fused!r:.80}; `fuse` gives one"
+                "what is emitted must be a Fused with probabilities over the union, not a "
+                f"{type(fused).__name__}; `fuse` gives one"
             )
         return self.emit(fused.probs, self.union, fused.views, minus=minus)
 

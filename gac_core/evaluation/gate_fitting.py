@@ -135,8 +135,8 @@ def _log(probs: Sequence[float]) -> torch.Tensor:
     return torch.tensor(probs, dtype=torch.float64).clamp_min(1e-30).log()
 
 
-def recording_ensemble(config: EnsembleConfig) -> Ensemble:
-    """The same ensemble, but it records its steps.
+def recording_config(config: EnsembleConfig) -> EnsembleConfig:
+    """The configuration of the same ensemble for recording its steps.
 
     Raises:
         ConfigError: there is no member to ask but the primary.
@@ -144,7 +144,11 @@ def recording_ensemble(config: EnsembleConfig) -> Ensemble:
     """
     if len(config.used) < 2:
         raise ConfigError("a gate says when to ask the others; name two models or more")
-    config = EnsembleConfig.of({name: getattr(config, name) for name in _KEPT_OPTIONS})
+    return EnsembleConfig.of({name: getattr(config, name) for name in _KEPT_OPTIONS})
+
+
+def recording_ensemble(config: EnsembleConfig) -> Ensemble:
+    """An ensemble of a `recording_config` that records its steps."""
     load = partial(load_members, config.active().members, progress=False)
     return Ensemble(config, load, spec=RECORDING)
 

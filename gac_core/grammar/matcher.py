@@ -8,13 +8,15 @@ import json
 import re
 from collections.abc import Callable
 from functools import cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from gac_core.errors import GrammarError
-from gac_core.tokens.union import UnionVocabulary
+
+if TYPE_CHECKING:  # which brings torch, and configurations are read without
+    from gac_core.tokens.union import UnionVocabulary
 
 # Forced text must not be held to one spelling: members cut it into units each in its own way.
 _OPTIONS: Final = '%llguidance {"no_forcing": true}\n'
@@ -97,7 +99,7 @@ def check_language(lark: str, what: str) -> None:
 
 
 def unit_tokenizer(
-    union: UnionVocabulary, encode: Callable[[bytes], list[int] | None]
+    union: "UnionVocabulary", encode: Callable[[bytes], list[int] | None]
 ) -> LLTokenizer:
     """The rows of a union as a tokenizer; takes a second for large unions.
 
@@ -115,7 +117,7 @@ class _UnitTokens(TokenizerWrapper):
     """The rows of a union in the form in which llguidance reads a tokenizer."""
 
     def __init__(  # instead of the base class's, which reads a Hugging Face tokenizer
-        self, union: UnionVocabulary, encode: Callable[[bytes], list[int] | None]
+        self, union: "UnionVocabulary", encode: Callable[[bytes], list[int] | None]
     ) -> None:
         self.is_tokenizer_wrapper = True
         self.bos_token_id = None
