@@ -1,4 +1,6 @@
+import asyncio
 import os
+from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -27,3 +29,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("real_tokenizers"):
                 item.add_marker(missing)
+
+
+@pytest.fixture
+def own_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """An event loop for a synchronous test of LlamaIndex, which takes the current one, open."""
+    if asyncio.iscoroutinefunction(request.function):
+        yield
+        return
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
+    asyncio.set_event_loop(None)

@@ -21,7 +21,10 @@ from gac_integrations.llama_index import GaCLLM
 from tests.fakes import ScriptedConfig, ScriptedModel, model_of, tokenizer_of
 
 # LlamaIndex's agents use what its own workflows, and pydantic, call deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("own_loop"),
+]
 
 NOTES = [
     "Mila works as a baker. Mila lives in Rome.",
