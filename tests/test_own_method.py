@@ -12,19 +12,21 @@ from gac_core import (
     EnsembleConfig,
     Grammar,
     MethodError,
+    MethodSpec,
     Query,
     Request,
+    Weighting,
     register_fusion,
     register_method,
 )
-from gac_core.registry import FUSIONS, METHODS
-from gac_core.testing import assert_nothing_held, assert_same, laws, naively
+from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
+from gac_core.testing import assert_nothing_held, assert_same, check_method, naively
 from tests.fakes import make
 
 with METHODS.scoped(), FUSIONS.scoped():  # importing it registers; other tests shall not see
     from examples import own_method
 
-METHOD: dict[str, Any] = {"method": "until_sure", "fusion": "boldest"}
+METHOD: dict[str, Any] = {"method": "until_sure", "sure": 0.3, "fusion": "boldest"}
 CHAT = [{"role": "user", "content": "Hello, how are you? 🙂"}]
 
 
@@ -32,7 +34,8 @@ CHAT = [{"role": "user", "content": "Hello, how are you? 🙂"}]
 def registered() -> Iterator[None]:
     """What the example registers, and what a test does, is there for that test only."""
     with METHODS.scoped(), FUSIONS.scoped():
-        register_method("until_sure", own_method.until_sure)
+        options = own_method.UntilSureOptions
+        register_method("until_sure", own_method.until_sure, options=options)
         register_fusion("boldest", own_method.boldest)
         yield
 
@@ -42,16 +45,14 @@ def test_it_is_short() -> None:
     assert len(lines) < 60
 
 
-@pytest.mark.parametrize("family", ["chatml", "legacy"])
-def test_laws_1_and_2(family: str) -> None:
-    laws.law_1_one_member_is_generate(family, {"method": "until_sure"}, "Hello, the été")
-    laws.law_2_a_member_twice_is_that_member(
-        family, METHOD, CHAT, max_new_tokens=20, temperature=1.0, seed=3
-    )
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", ["mean", "boldest"])
+def test_the_laws(fusion: str) -> None:
+    check_method("until_sure", sure=0.3, fusion=fusion)
 
 
 @pytest.mark.parametrize("families", [("chatml", "legacy", "tiktoken"), ("unigram", "neox")])
-def test_laws_6_9_and_12(families: tuple[str, ...]) -> None:
+def test_drafting_and_grammars(families: tuple[str, ...]) -> None:
     options: list[dict[str, Any]] = [
         {"max_new_tokens": 20},
         {"max_new_tokens": 20, "temperature": 1.0, "seed": 5},
@@ -69,7 +70,30 @@ def test_it_is_configured_like_any_other(tmp_path: Path) -> None:
     config = EnsembleConfig.of({"members": ({"model": "a"}, {"model": "b"}), **METHOD})
     path = tmp_path / "ensemble.yaml"
     path.write_text(config.to_yaml())
-    assert EnsembleConfig.from_yaml(path).method == "until_sure"
+    read = EnsembleConfig.from_yaml(path)
+    assert read == config
+    assert read.options == own_method.UntilSureOptions(sure=0.3)
+    assert read.with_method("every_step").changed == {"fusion"}
+    assert read.with_method("until_sure", sure=0.5).changed == {"method", "fusion", "sure"}
+
+
+def test_its_options_are_checked_like_any_others() -> None:
+    members = ({"model": "a"}, {"model": "b"})
+    with pytest.raises(ConfigError, match=r"sure: Input should be greater than or equal to 0"):
+        EnsembleConfig.of({"members": members, "method": "until_sure", "sure": -1})
+    with pytest.raises(ConfigError, match=r"sure needs method until_sure, not cascade"):
+        EnsembleConfig.of({"members": members, "method": "cascade", "sure": 0.5})
+    with pytest.raises(ConfigError, match=r"surer: unknown option; .*, sure"):
+        EnsembleConfig.of({"members": members, "method": "until_sure", "surer": 0.5})
+
+
+def test_its_option_says_how_many_are_asked() -> None:
+    asked = []
+    for sure in (0.0, 1.0):
+        with make(["chatml", "legacy", "tiktoken"], method="until_sure", sure=sure) as ensemble:
+            output = ensemble.generate(CHAT, max_new_tokens=5)
+        asked.append({len(step.members) for step in output.steps})
+    assert asked == [{1}, {3}]
 
 
 def test_names_are_not_taken_twice() -> None:
@@ -80,6 +104,41 @@ def test_names_are_not_taken_twice() -> None:
     register_fusion("boldest", own_method.boldest)  # the same once more is fine
     with pytest.raises(ConfigError, match="method number must be a function"):
         register_method("number", 3)  # type: ignore[arg-type]
+
+
+def every_step(request: Request) -> Any:
+    while not request.finished:
+        yield request.emit_fused(request.fuse(request.read((yield request.ask()))))
+
+
+@pytest.mark.parametrize("is_spec", [False, True])
+def test_a_package_brings_it_as_an_entry_point(
+    is_spec: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a function, without options, or as a spec."""
+    options = own_method.UntilSureOptions
+    spec = MethodSpec("packaged", own_method.until_sure, options=options)
+    brought: dict[str, Any] = {
+        "gac.method": spec if is_spec else every_step,
+        "gac.fusion": own_method.boldest,
+        "gac.weighting": Weighting,
+    }
+
+    class Point:
+        value = "a.package:thing"
+
+        def __init__(self, group: str) -> None:
+            self.load = lambda: brought[group]
+
+    def entry_points(group: str, name: str) -> list[Point]:
+        return [Point(group)] if name == "packaged" else []
+
+    monkeypatch.setattr("gac_core.registry.entry_points", entry_points)
+    given: dict[str, Any] = dict.fromkeys(("method", "fusion", "weighting"), "packaged")
+    given |= {"sure": 0.0} if is_spec else {}
+    with WEIGHTINGS.scoped(), make(["chatml", "legacy"], **given) as ensemble:
+        output = ensemble.generate("Hello", max_new_tokens=3)
+    assert {len(step.members) for step in output.steps} == {1 if is_spec else 2}
 
 
 # ---------------------------------------------------------------- mistakes

@@ -6,14 +6,14 @@ from gac_integrations.langchain import ChatGaC
 
 
 class Details(BaseModel):
-    """What is known of somebody."""
+    """What is known of a person."""
 
     age: int = Field(ge=0, le=130)
     city: str
 
 
 class Person(BaseModel):
-    """Somebody."""
+    """A person."""
 
     name: str
     job: str
