@@ -42,11 +42,11 @@ class Checked(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            known = ", ".join(cls._option_names(values))
             lines = []
             for problem in error.errors():
                 where = ".".join(str(part) for part in problem["loc"]) or cls.__name__
                 if problem["type"] == "extra_forbidden":
+                    known = ", ".join(cls._option_names(values))
                     lines.append(f"{where}: unknown option; {cls.__name__} has: {known}")
                 elif problem["type"] == "value_error":
                     lines.append(problem["msg"].removeprefix("Value error, "))

@@ -194,6 +194,15 @@ def test_its_options_are_checked_like_ours(options: dict[str, Any], problem: str
         EnsembleConfig.of({"members": ("a", "b"), "method": "patient", **options})
 
 
+def test_an_option_must_not_shadow_the_ensembles() -> None:
+    class Shadowing(MethodOptions):
+        history: int = 3
+
+    register_method("shadowing", patient, options=Shadowing)
+    with pytest.raises(ConfigError, match=r"options of the ensemble's names \(history\)"):
+        EnsembleConfig.of({"members": ("a", "b"), "method": "shadowing"})
+
+
 # ---------------------------------------------------------------- a method by bytes
 
 
