@@ -149,6 +149,11 @@ class EnsembleConfig(Checked):
         values = _expanded(values)
         method = values.get("method", "every_step")
         model = METHODS.get(method).options
+        if taken := sorted(model.model_fields.keys() & cls.model_fields.keys()):
+            raise ValueError(
+                f"method {method} has options of the ensemble's names ({', '.join(taken)}); rename "
+                "them, or read the ensemble's from request.config"
+            )
         given = values.get("options") or {}
         own = dict(given) if isinstance(given, dict) else given.model_dump()
         own |= {name: value for name, value in values.items() if name in model.model_fields}
@@ -225,7 +230,8 @@ class EnsembleConfig(Checked):
 
         def __getattr__(self, name: str) -> Any:
             """An option of the method."""
-            if name in type(options := self.__dict__.get("options", self)).model_fields:
+            options = self.__dict__.get("options")
+            if options is not None and name in type(options).model_fields:
                 return getattr(options, name)
             return super().__getattr__(name)
 

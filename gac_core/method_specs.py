@@ -4,19 +4,13 @@ YAML, keyword arguments, the command line, the docs' table, `gac eval --all` and
 specs. Each stands in its method's file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gac_core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from gac_core.config import EnsembleConfig, SamplingParams
-    from gac_core.members.base import Member
 
 PRESETS: Final[dict[str, dict[str, str]]] = {  # names in the field for ways to fuse at every step
     "unite": {"fusion": "unite"},
@@ -48,11 +42,11 @@ class Checked(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            known = ", ".join(cls._option_names(values))
             lines = []
             for problem in error.errors():
                 where = ".".join(str(part) for part in problem["loc"]) or cls.__name__
                 if problem["type"] == "extra_forbidden":
+                    known = ", ".join(cls._option_names(values))
                     lines.append(f"{where}: unknown option; {cls.__name__} has: {known}")
                 elif problem["type"] == "value_error":
                     lines.append(problem["msg"].removeprefix("Value error, "))
@@ -100,9 +94,10 @@ class MethodSpec:
             all members share one vocabulary, tokens are common units already, and `every_step` is
             run in its place.
         refuses: what else it refuses, in words for the docs.
-        check: raises `ConfigError` for sampling that it can not follow.
-        resource: makes what all its requests share (`request.resource`) from its options and the
-            primary.
+        check: given an `EnsembleConfig` and `SamplingParams`, raises `ConfigError` for sampling
+            that it can not follow.
+        resource: given its options and the primary `Member`, makes what all its requests share
+            (`request.resource`).
         examples: options with which the laws are run.
 
     """
@@ -116,6 +111,6 @@ class MethodSpec:
     scores_text: bool = True
     space: Literal["tokens", "bytes"] = "tokens"
     refuses: str = ""
-    check: Callable[[EnsembleConfig, SamplingParams], None] | None = None
-    resource: Callable[[Any, Member], Any] | None = None
+    check: Callable[[Any, Any], None] | None = None
+    resource: Callable[[Any, Any], Any] | None = None
     examples: tuple[Mapping[str, Any], ...] = ({},)

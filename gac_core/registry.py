@@ -4,20 +4,14 @@ Names of built-in ones are known without importing them. A package brings its ow
 the groups `gac.method`, `gac.fusion` and `gac.weighting`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from gac_core.errors import ConfigError
 from gac_core.method_specs import PRESETS, MethodSpec
-
-if TYPE_CHECKING:
-    from gac_core.fusion.rules import Rule
-    from gac_core.fusion.weighting import Weighting
 
 T = TypeVar("T")
 
@@ -115,7 +109,7 @@ METHODS: Final = Registry[MethodSpec](
     },
     tuple(PRESETS),
 )
-FUSIONS: Final[Registry[Rule]] = Registry(
+FUSIONS: Final = Registry[Callable[..., Any]](  # of `gac_core.fusion.rules.Rule`
     "fusion",
     {
         "mean": "gac_core.fusion.rules:mean",
@@ -124,7 +118,7 @@ FUSIONS: Final[Registry[Rule]] = Registry(
         "core": "gac_core.fusion.rules:core",
     },
 )
-WEIGHTINGS: Final[Registry[type[Weighting]]] = Registry(
+WEIGHTINGS: Final = Registry[Any](  # subclasses of `gac_core.fusion.weighting.Weighting`
     "weighting",
     {
         "fixed": "gac_core.fusion.weighting:Fixed",
@@ -161,7 +155,7 @@ def register_method(name: str, method: Callable[..., Any] | MethodSpec, **about:
     METHODS.add(name, method)
 
 
-def register_fusion(name: str, rule: Rule) -> None:
+def register_fusion(name: str, rule: Callable[..., Any]) -> None:
     """Make a fusion rule known by a name, for `fusion=...`.
 
     Args:
@@ -176,7 +170,7 @@ def register_fusion(name: str, rule: Rule) -> None:
     FUSIONS.add(name, rule)
 
 
-def register_weighting(name: str, weighting: type[Weighting]) -> None:
+def register_weighting(name: str, weighting: type[Any]) -> None:
     """Make a weighting known by a name, for `weighting=...`.
 
     Args:

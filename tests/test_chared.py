@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from gac_core import Ensemble, EnsembleConfig
 from gac_core.decoding.byte_paths import BytePaths

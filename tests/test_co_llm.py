@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, LoadError, SamplingParams
 from gac_core.evaluation.gate_fitting import (

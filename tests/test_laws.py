@@ -3,8 +3,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from gac_core.testing import assert_same, laws, naively
 from tests.cases import CONFIGURATIONS, assert_only_greedy, draws, matrix

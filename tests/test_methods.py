@@ -6,8 +6,7 @@ import math
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from gac_core import Ensemble
 from gac_core.testing import naively

@@ -2,8 +2,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from gac_core import Ensemble, PromptError
 from gac_core.chat.prompt import check_messages, check_text, has_leading_space, render_prompt

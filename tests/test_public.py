@@ -21,6 +21,7 @@ def test_the_public_names() -> None:
         *("Outcome", "Output", "PromptError", "RewritesTextError", "SamplingParams", "Step"),
         *("Stream", "Usage", "VocabularyError"),
         *("Ask", "Fused", "Query", "Request", "Scored", "Scorer", "Views", "Weighting"),
+        *("BYTES", "NextBytes", "RelativePath", "ScorerStats", "Space"),
         *("MethodOptions", "MethodSpec"),
         *("register_fusion", "register_method", "register_weighting"),
     }

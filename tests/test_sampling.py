@@ -1,7 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from gac_core import SamplingParams
 from gac_core.decoding.sampling import Sampler, choose, make_warpers, uniform_at

@@ -3,8 +3,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from gac_core import CannotSpellError, RewritesTextError
 from gac_core.tokens.tokenizer import ByteTokenizer

@@ -118,6 +118,12 @@ class Mixer:
         )
         return Fused(fused, views)
 
+    def mean(self, views: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """The weighted mean of distributions over any one space, (size,)."""
+        members = tuple(sorted(views))
+        probs = torch.stack([views[m] for m in members])
+        return self.weights_of(members, probs) @ probs
+
     def check(self, probs: torch.Tensor, space: Space) -> None:
         """Refuse what is no distribution over a space.
 

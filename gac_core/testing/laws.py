@@ -26,8 +26,7 @@ from gac_core.members.base import Query, Scorer
 from gac_core.method_specs import PRESETS, MethodSpec
 from gac_core.outputs import Output
 from gac_core.registry import METHODS
-from gac_core.testing.models import make_ensemble, random_gate
-from gac_core.testing.models import pair as tiny_pair
+from gac_core.testing.models import make_ensemble, pair as tiny_pair, random_gate
 from gac_core.tokens.vocabulary import TokenKind
 
 Configuration = Mapping[str, Any]

@@ -149,64 +149,97 @@ class Vocabulary:
                 tokens the model has no rows for, or no end token at all.
 
         """
+        table = _Table(tokenizer, rows or 0)
+        table.add_pieces()
+        table.add_added_tokens(set(text_tokens))
+        table.add_ends(end_ids)
+        if rows is not None:
+            table.cut(rows)
+        kinds = table.kinds
+        return cls(
+            tuple(table.token_bytes),
+            tuple(kinds),
+            frozenset(i for i in table.byte_fallbacks if kinds[i] is TokenKind.TEXT),
+            frozenset(i for i in table.added_text if kinds[i] is TokenKind.TEXT),
+        )
+
+
+class _Table:
+    """The rows of a vocabulary while they are filled in, later kinds over earlier ones.
+
+    Args:
+        tokenizer: whose tokens they are.
+        least: rows there are at least.
+
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, least: int) -> None:
+        self._tokenizer = tokenizer
+        self._name = tokenizer_name(tokenizer)
         backend = fast_backend(tokenizer)
-        bytes_of = _token_decoder(tokenizer)
-        as_text = set(text_tokens)
-        added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
-        if unknown := as_text - {token.content for token in added.values()}:
-            raise VocabularyError(
-                f"text_tokens names {sorted(unknown)}, which {tokenizer_name(tokenizer)} "
-                "has not added"
-            )
-        pieces = {i: piece for piece, i in backend.get_vocab(with_added_tokens=False).items()}
-        size = 1 + max((*pieces, *added))
-        count = max(size, rows or 0)
-        has_fallback = "ByteFallback" in _decoder_types(tokenizer)
-        token_bytes = [b""] * count
-        kinds = [TokenKind.HOLE] * size + [TokenKind.PADDING] * (count - size)
-        byte_fallbacks, added_text = set(), set()
-        unknown_id = tokenizer.unk_token_id
-        for i, piece in pieces.items():
+        self._added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
+        vocabulary = backend.get_vocab(with_added_tokens=False)
+        self._pieces = {i: piece for piece, i in vocabulary.items()}
+        self._size = 1 + max((*self._pieces, *self._added))
+        count = max(self._size, least)
+        self.token_bytes = [b""] * count
+        self.kinds = [TokenKind.HOLE] * self._size + [TokenKind.PADDING] * (count - self._size)
+        self.byte_fallbacks: set[int] = set()
+        self.added_text: set[int] = set()
+
+    def add_pieces(self) -> None:
+        """The tokens of the tokenizer's model: text, but for the unknown one."""
+        bytes_of = _token_decoder(self._tokenizer)
+        has_fallback = "ByteFallback" in _decoder_types(self._tokenizer)
+        unknown_id = self._tokenizer.unk_token_id
+        for i, piece in self._pieces.items():
             if i == unknown_id:
-                kinds[i] = TokenKind.CONTROL
+                self.kinds[i] = TokenKind.CONTROL
             elif data := bytes_of(piece):
-                token_bytes[i], kinds[i] = data, TokenKind.TEXT
+                self.token_bytes[i], self.kinds[i] = data, TokenKind.TEXT
                 if has_fallback and _BYTE_PIECE.fullmatch(piece):
-                    byte_fallbacks.add(i)
-        for i, token in added.items():
+                    self.byte_fallbacks.add(i)
+
+    def add_added_tokens(self, as_text: set[str]) -> None:
+        """Added tokens: control tokens, but for plain text and what is to count as text."""
+        if unknown := as_text - {token.content for token in self._added.values()}:
+            raise VocabularyError(
+                f"text_tokens names {sorted(unknown)}, which {self._name} has not added"
+            )
+        for i, token in self._added.items():
             content = token.content
             if content in as_text or not (token.special or _MARKUP.fullmatch(content)):
-                token_bytes[i], kinds[i] = content.encode(), TokenKind.TEXT
-                added_text.add(i)
+                self.token_bytes[i], self.kinds[i] = content.encode(), TokenKind.TEXT
+                self.added_text.add(i)
             else:
-                token_bytes[i], kinds[i] = b"", TokenKind.CONTROL
-        ends = {*end_ids, *template_end_ids(tokenizer)}
-        if tokenizer.eos_token_id is not None:
-            ends.add(tokenizer.eos_token_id)
+                self.token_bytes[i], self.kinds[i] = b"", TokenKind.CONTROL
+
+    def add_ends(self, end_ids: Iterable[int]) -> None:
+        """What ends an answer: these ids, the tokenizer's EOS, and the end of a template's turn."""
+        ends = {*end_ids, *template_end_ids(self._tokenizer)}
+        if self._tokenizer.eos_token_id is not None:
+            ends.add(self._tokenizer.eos_token_id)
+        count = len(self.kinds)
         for i in ends:
             if not 0 <= i < count:
                 raise VocabularyError(f"end id {i} is outside the {count} rows of the model")
-            token_bytes[i], kinds[i] = b"", TokenKind.END
+            self.token_bytes[i], self.kinds[i] = b"", TokenKind.END
         if not ends:
             raise VocabularyError(
-                f"{tokenizer_name(tokenizer)} has no end token, so no answer would ever end; "
+                f"{self._name} has no end token, so no answer would ever end; "
                 "set eos_token_id in the model's generation config"
             )
-        if rows is not None and rows < size:
-            lost = [i for i in range(rows, size) if kinds[i] in (TokenKind.TEXT, TokenKind.END)]
-            if lost:
-                raise VocabularyError(
-                    f"{tokenizer_name(tokenizer)} has {len(lost)} tokens the model has no rows for "
-                    f"(ids {lost[0]} to {lost[-1]}, the model has {rows} rows); "
-                    "tokenizer and model do not belong together"
-                )
-            token_bytes, kinds = token_bytes[:rows], kinds[:rows]
-        return cls(
-            tuple(token_bytes),
-            tuple(kinds),
-            frozenset(i for i in byte_fallbacks if kinds[i] is TokenKind.TEXT),
-            frozenset(i for i in added_text if kinds[i] is TokenKind.TEXT),
-        )
+
+    def cut(self, rows: int) -> None:
+        """Leave out ids the model has no rows for, which must be no text."""
+        needed = (TokenKind.TEXT, TokenKind.END)
+        if lost := [i for i in range(rows, self._size) if self.kinds[i] in needed]:
+            raise VocabularyError(
+                f"{self._name} has {len(lost)} tokens the model has no rows for "
+                f"(ids {lost[0]} to {lost[-1]}, the model has {rows} rows); "
+                "tokenizer and model do not belong together"
+            )
+        self.token_bytes, self.kinds = self.token_bytes[:rows], self.kinds[:rows]
 
 
 _BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")

@@ -55,10 +55,8 @@ def unique_name(ensemble: Ensemble) -> str:
 def context_size_of(config: EnsembleConfig) -> int | None:
     """The smallest context of the members, as far as it can be read without loading a model."""
     limits = []
-    for member in config.members:
-        if member.weight == 0:
-            continue
-        file = Path(member.model) / "config.json"
+    for index in config.used:
+        file = Path(config.members[index].model) / "config.json"
         if file.is_file():
             limit = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")
             if isinstance(limit, int):

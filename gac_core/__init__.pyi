@@ -1,0 +1,80 @@
+"""The public names, each once: where it is, for type checkers and for the loader."""
+
+from .config import (
+    EnsembleConfig as EnsembleConfig,
+    MemberConfig as MemberConfig,
+    SamplingParams as SamplingParams,
+)
+from .decoding.byte_paths import (
+    NextBytes as NextBytes,
+)
+from .decoding.mixing import (
+    Fused as Fused,
+)
+from .decoding.request import (
+    Request as Request,
+)
+from .engine.streams import (
+    AsyncStream as AsyncStream,
+    Stream as Stream,
+)
+from .ensemble import (
+    Ensemble as Ensemble,
+)
+from .errors import (
+    AnswerCutError as AnswerCutError,
+    CannotSpellError as CannotSpellError,
+    ConfigError as ConfigError,
+    ContextOverflowError as ContextOverflowError,
+    EngineClosedError as EngineClosedError,
+    GacError as GacError,
+    GrammarError as GrammarError,
+    LoadError as LoadError,
+    MemberError as MemberError,
+    MethodError as MethodError,
+    NonFiniteLogitsError as NonFiniteLogitsError,
+    PromptError as PromptError,
+    RewritesTextError as RewritesTextError,
+    VocabularyError as VocabularyError,
+)
+from .fusion.rules import (
+    Views as Views,
+)
+from .fusion.weighting import (
+    Weighting as Weighting,
+)
+from .grammar.grammar import (
+    Grammar as Grammar,
+)
+from .members.base import (
+    Ask as Ask,
+    Query as Query,
+    Scored as Scored,
+    Scorer as Scorer,
+    ScorerStats as ScorerStats,
+)
+from .method_specs import (
+    MethodOptions as MethodOptions,
+    MethodSpec as MethodSpec,
+    RelativePath as RelativePath,
+)
+from .outputs import (
+    MemberUsage as MemberUsage,
+    MemberView as MemberView,
+    Outcome as Outcome,
+    Output as Output,
+    Step as Step,
+    Usage as Usage,
+)
+from .registry import (
+    register_fusion as register_fusion,
+    register_method as register_method,
+    register_weighting as register_weighting,
+)
+from .tokens.spaces import (
+    BYTES as BYTES,
+    Space as Space,
+)
+
+__version__: str
+__all__: list[str]

@@ -1,0 +1,325 @@
+"""What a stranger would write, each in one place and from the public names, held to the laws."""
+
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import Field
+from transformers import PreTrainedModel
+
+from gac_core import (
+    BYTES,
+    ConfigError,
+    Ensemble,
+    EnsembleConfig,
+    MethodError,
+    MethodOptions,
+    NextBytes,
+    Query,
+    Request,
+    Scored,
+    Scorer,
+    ScorerStats,
+    Weighting,
+    register_method,
+    register_weighting,
+)
+from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
+from gac_core.testing import (
+    assert_same,
+    check_method,
+    check_scorer,
+    make_ensemble,
+    naively,
+    scripted,
+    tiny_model,
+    tokenizer_of,
+)
+
+CHAT = [{"role": "user", "content": "Hello, how are you? 🙂"}]
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """What a test registers is there for that test only."""
+    with METHODS.scoped(), FUSIONS.scoped(), WEIGHTINGS.scoped():
+        yield
+
+
+# ---------------------------------------------------------------- a weighting
+
+
+class Agreeing(Weighting):
+    """A member counts the more, the more often its own choice was what it then read."""
+
+    def start(self, prompts: Sequence[Sequence[int]]) -> Generator[Any, Any, None]:
+        self.hits = [1.0] * len(prompts)
+        self.guesses: dict[int, int] = {}
+        yield from ()
+
+    reads_text = True
+
+    def see(self, member: int, ids: Sequence[int], logits: torch.Tensor) -> None:
+        if self.guesses.get(member) == ids[-1]:
+            self.hits[member] += 1
+        self.guesses[member] = int(logits[-1].argmax())
+
+    def weigh(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
+        hits = torch.tensor([self.hits[m] for m in members]).to(probs)
+        return self.shares(members, probs) * hits**self.temper  # the sum is not 1
+
+
+def test_a_weighting_with_a_state_of_its_own() -> None:
+    register_weighting("agreeing", Agreeing)
+    check_method("every_step", weighting="agreeing")
+    check_method("cascade", weighting="agreeing", threshold=0.4, temper=2.0)
+    families = ["chatml", "legacy", "byte_level"]
+    with (
+        make_ensemble(families, weighting="agreeing") as plain,
+        make_ensemble(families, weighting="agreeing", draft="ngrams") as drafting,
+        make_ensemble(families) as fixed,
+    ):
+        sampling: dict[str, Any] = {"max_new_tokens": 24, "temperature": 1.0, "seed": 5}
+        output = plain.generate("Hello Hello Hello", **sampling)
+        assert_same(output, drafting.generate("Hello Hello Hello", **sampling))
+        assert output.text != fixed.generate("Hello Hello Hello", **sampling).text
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.0, 0.0]), torch.tensor([1.0])])
+def test_a_weighting_that_gives_no_weights_is_told_so(weights: Any) -> None:
+    class Wrong(Weighting):
+        def weigh(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = weights
+            return result
+
+    register_weighting("wrong", Wrong)
+    with (
+        make_ensemble(["chatml", "legacy"], weighting="wrong") as ensemble,
+        pytest.raises(MethodError, match="weighting wrong gave"),
+    ):
+        ensemble.generate("Hello", max_new_tokens=2)
+
+
+def test_a_weighting_is_refused_where_it_would_see_nothing() -> None:
+    register_weighting("agreeing", Agreeing)
+    for method in ("safe", "chared"):
+        with pytest.raises(ConfigError, match=f"method {method} takes weighting fixed, prompt or"):
+            make_ensemble(["chatml", "legacy"], method=method, weighting="agreeing")
+
+
+@pytest.mark.parametrize("weighting", ["posterior", "agreeing"])
+def test_what_a_fork_reads_moves_no_weights_of_its_parent(weighting: str) -> None:
+    """A method may try out what comes next on a fork: the request itself has not read it."""
+    register_weighting("agreeing", Agreeing)
+
+    def looks_ahead(request: Request) -> Any:
+        while not request.finished:
+            own = request.read((yield request.ask()))
+            probs = torch.stack([request.mixer.to_union(m, p) for m, p in own.items()])
+            before = request.mixer.weights_of(tuple(own), probs)
+            fork = request.fork()
+            fork.emit_fused(fork.fuse(own))
+            fork.read((yield fork.ask()))  # each member's view of a text that may not be written
+            assert torch.equal(request.mixer.weights_of(tuple(own), probs), before)
+            yield request.emit_fused(request.fuse(own))
+
+    register_method("looks_ahead", looks_ahead)
+    with (
+        make_ensemble(["chatml", "legacy"], method="looks_ahead", weighting=weighting) as ahead,
+        make_ensemble(["chatml", "legacy"], weighting=weighting) as plain,
+    ):
+        for sampling in ({}, {"temperature": 1.0, "seed": 2}):
+            options: dict[str, Any] = {"max_new_tokens": 20, **sampling}
+            assert_same(ahead.generate(CHAT, **options), plain.generate(CHAT, **options))
+
+
+# ---------------------------------------------------------------- a method with options
+
+
+class PatientOptions(MethodOptions):
+    """When the primary is left alone."""
+
+    margin: float = Field(0.2, ge=0.0, le=1.0, description="between its two best tokens")
+    first: int = Field(0, ge=0, description="steps that are always fused")
+
+
+def patient(request: Request) -> Any:
+    """The primary decides alone where its best token is well ahead of the next."""
+    options: PatientOptions = request.options
+    while not request.finished:
+        own = request.read((yield request.ask(request.primary)))
+        best, second = request.legal(own[request.primary]).topk(2).values.tolist()
+        if request.position >= options.first and best - second > options.margin:
+            yield request.emit_alone(own[request.primary])
+            continue
+        if request.others:
+            own |= request.read((yield request.ask(*request.others)))
+        yield request.emit_fused(request.fuse(own))
+
+
+def test_a_method_with_options_that_yaml_sets(tmp_path: Path) -> None:
+    register_method("patient", patient, options=PatientOptions, ignores=("draft",))
+    check_method("patient", margin=0.05, first=2)
+    path = tmp_path / "ensemble.yaml"
+    path.write_text("members: [a, b]\nmethod: patient\nmargin: 0.4\nfirst: 3\n")
+    config = EnsembleConfig.from_yaml(path)
+    assert config.options == PatientOptions(margin=0.4, first=3)
+    assert EnsembleConfig.of(config.model_dump()) == config
+    assert (
+        config.with_method("every_step").model_dump()
+        == EnsembleConfig.of({"members": ["a", "b"]}).model_dump()
+    )
+    path.write_text(config.to_yaml())
+    assert EnsembleConfig.from_yaml(path) == config
+    with make_ensemble(["chatml", "legacy"], method="patient", margin=0.0, first=3) as ensemble:
+        steps = ensemble.generate("Hello", max_new_tokens=8).steps
+        assert [step.decided_by for step in steps] == ["ensemble"] * 3 + ["primary"] * 5
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"margin": 2.0}, "margin: .*less than or equal to 1, got 2.0"),
+        ({"margins": 0.1}, "margins: unknown option; EnsembleConfig has: .*margin, first"),
+        ({"draft": "ngrams"}, "draft means nothing to method patient"),
+        ({"threshold": 0.5}, "threshold needs method cascade or safe or co_llm, not patient"),
+        ({"method": "cascade", "first": 1}, "first needs method patient, not cascade"),
+    ],
+)
+def test_its_options_are_checked_like_ours(options: dict[str, Any], problem: str) -> None:
+    register_method("patient", patient, options=PatientOptions, ignores=("draft",))
+    with pytest.raises(ConfigError, match=problem):
+        EnsembleConfig.of({"members": ("a", "b"), "method": "patient", **options})
+
+
+def test_an_option_must_not_shadow_the_ensembles() -> None:
+    class Shadowing(MethodOptions):
+        history: int = 3
+
+    register_method("shadowing", patient, options=Shadowing)
+    with pytest.raises(ConfigError, match=r"options of the ensemble's names \(history\)"):
+        EnsembleConfig.of({"members": ("a", "b"), "method": "shadowing"})
+
+
+# ---------------------------------------------------------------- a method by bytes
+
+
+def boldest_bytes(request: Request) -> Any:
+    """The member that is surest of the next byte decides it."""
+    next_bytes = NextBytes(request)
+    while not request.finished:
+        views = yield from next_bytes.read()
+        step = request.emit(max(views.values(), key=lambda view: float(view.max())), BYTES, views)
+        yield step
+        next_bytes.advance(step.unit)
+
+
+def test_a_method_by_bytes() -> None:
+    register_method(
+        "boldest_bytes",
+        boldest_bytes,
+        space="bytes",
+        scores_text=False,
+        ignores=("fusion", "weighting", "history", "draft"),
+    )
+    check_method("boldest_bytes")
+    a = scripted("byte_level", 1, [{"Hello": 0.6, ".": 0.4}, {"<|endoftext|>": 1.0}])
+    letters = [{"H": 0.9, "a": 0.1}, *({piece: 1.0} for piece in ("e", "l", "l", "o"))]
+    b = scripted("chatml", 1, [*letters, {"<|im_end|>": 1.0}])
+    with Ensemble.from_models([a, b], names=["a", "b"], method="boldest_bytes") as ensemble:
+        output = ensemble.generate("Hello", max_new_tokens=9)
+    assert (output.text, output.finish_reason) == ("Hello", "stop")
+    assert [step.unit for step in output.steps] == [b"H", b"e", b"l", b"l", b"o", b""]
+    assert output.steps[0].members[0].prob == pytest.approx(0.6, abs=1e-4)
+
+
+# ---------------------------------------------------------------- a member that is no local model
+
+
+class Recomputing:
+    """A scorer that keeps nothing, as one that asks a server might; counts what it is asked."""
+
+    def __init__(self, name: str, model: PreTrainedModel, end_ids: Iterable[int] = ()) -> None:
+        self.name = name
+        self.vocab_size = int(model.config.vocab_size)
+        self.hidden_size = 0
+        self.context_size: int | None = 512
+        self.device = torch.device("cpu")
+        self.place: Hashable = f"elsewhere: {name}"
+        self.stats = ScorerStats()
+        self.end_ids = frozenset(end_ids)
+        self._model = model
+
+    def score(
+        self, queries: Sequence[Query], keys: Sequence[Hashable] | None = None
+    ) -> list[Scored]:
+        self.stats.queries += len(queries)
+        with torch.inference_mode():
+            return [
+                Scored(self._model(torch.tensor([list(q.ids)])).logits[0, -q.last :])
+                for q in queries
+            ]
+
+    def drop(self, keys: Iterable[Hashable]) -> None:
+        pass
+
+    def clear(self) -> None:
+        pass
+
+
+def elsewhere(family: str, seed: int = 0) -> Recomputing:
+    return Recomputing(family, tiny_model(family, seed))
+
+
+def test_a_member_with_a_scorer_of_its_own() -> None:
+    check_scorer(elsewhere("chatml"), tokenizer_of("chatml"))
+    pairs: list[Any] = [
+        (elsewhere("chatml", 0), tokenizer_of("chatml")),
+        (tiny_model("legacy", 1), tokenizer_of("legacy")),
+        (elsewhere("byte_level", 2), tokenizer_of("byte_level")),
+    ]
+    families = ["chatml", "legacy", "byte_level"]
+    for options in ({}, {"method": "cascade", "threshold": 0.4}, {"method": "chared"}):
+        with (
+            Ensemble.from_models(pairs, names=["a", "b", "c"], **options) as mixed,
+            make_ensemble(families, **options) as local,
+        ):
+            assert len(mixed.runtime.engine._workers) == 3  # they compute at the same time
+            for prompt in ("Hello", CHAT):
+                output = mixed.generate(prompt, max_new_tokens=12)
+                assert output.text == local.generate(prompt, max_new_tokens=12).text
+                assert_same(output, naively(mixed, prompt, max_new_tokens=12)[0])
+
+
+def test_a_scorer_that_forgets_what_a_law_asks_is_found_out() -> None:
+    class Stale(Recomputing):
+        """Takes the sequence of a name for what it was."""
+
+        def score(
+            self, queries: Sequence[Query], keys: Sequence[Hashable] | None = None
+        ) -> list[Scored]:
+            scored = super().score(queries)
+            if keys is None:
+                return scored
+            self.held = getattr(self, "held", {})
+            return [self.held.setdefault((k, len(q.ids), q.last), s)
+                    for k, q, s in zip(keys, queries, scored, strict=True)]  # fmt: skip
+
+    with pytest.raises(AssertionError, match="cached and plain logits differ"):
+        check_scorer(Stale("stale", tiny_model("chatml")), tokenizer_of("chatml"))
+    assert isinstance(elsewhere("chatml"), Scorer)
+    with pytest.raises(AssertionError, match="is no whole Scorer"):
+        check_scorer(object(), tokenizer_of("chatml"))  # type: ignore[arg-type]
+
+
+def test_a_method_that_breaks_a_law_is_found_out() -> None:
+    def last_member(request: Request) -> Any:
+        while not request.finished:
+            own = request.read((yield request.ask()))
+            yield request.emit_fused(request.fuse({max(own): own[max(own)]}))
+
+    register_method("last_member", last_member)
+    with pytest.raises(AssertionError, match="another order, another text"):
+        check_method("last_member")
