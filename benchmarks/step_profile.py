@@ -19,6 +19,8 @@ import torch
 from benchmarks.models import SHAPES, random_model, tokenizers_of
 from benchmarks.overhead import PLANS
 from gac_core import Ensemble
+from gac_core.decoding.answer import Answer
+from gac_core.decoding.mixing import Mixer
 from gac_core.decoding.request import Request
 from gac_core.decoding.run import Run
 from gac_core.engine.engine import Engine
@@ -26,16 +28,16 @@ from gac_core.members.kv_cache import KVCache
 from gac_core.members.local import LocalScorer
 
 PARTS: tuple[tuple[str, type[Any], str], ...] = (
-    ("memo: chunks, masks, positions", KVCache, "forward"),
+    ("KV cache: chunks, masks, positions", KVCache, "forward"),
     ("scorer: buckets, common prefixes", LocalScorer, "score"),
     ("mask and softmax", Request, "to_probs"),
-    ("into the union", Request, "to_union"),
-    ("fuse", Request, "fuse"),
-    ("choose, views, histories told", Request, "emit_fused"),
+    ("into the union", Mixer, "to_union"),
+    ("fuse", Mixer, "fuse"),
+    ("choose, views, histories", Answer, "emit"),
     ("queries, answers re-encoded", Request, "ask"),
     ("text, stop strings, end", Run, "_complete"),
     ("the method itself", Run, "resume"),
-    ("engine: mail, rounds", Engine, "_take_mail"),
+    ("engine: inbox, rounds", Engine, "_handle_inbox"),
 )
 FORWARD = "forward passes of the members"
 
