@@ -78,7 +78,8 @@ __all__ = [
     "register_weighting",
 ]
 
-# torch and transformers take seconds to import: only who uses a name pays for it.
+# The names by module. Importing torch and transformers takes seconds, so a module is imported only
+# when one of its names is used.
 _HOMES = {
     "gac_core.config": ("EnsembleConfig", "MemberConfig", "SamplingParams"),
     "gac_core.ensemble": ("Ensemble",),
