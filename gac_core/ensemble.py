@@ -35,7 +35,7 @@ class Ensemble:
     the same time share the members' forward passes.
 
     Attributes:
-        config: its members and options, with members of weight 0.
+        config: its members and options; members of weight 0 included.
 
     Example:
         >>> from gac_core import Ensemble

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gac_core.config import EnsembleConfig, SamplingParams
     from gac_core.members.base import Member
 
-# Options for which a name of the literature stands, for ways to fuse at every step.
+# Names of the literature for ways to fuse at every step, and the options that each stands for.
 PRESETS: Final[dict[str, dict[str, str]]] = {
     "unite": {"fusion": "unite"},
     "geometric": {"fusion": "geometric"},

@@ -118,8 +118,8 @@ class Answer:
     def choose(self, probs: torch.Tensor, space: Space, minus: torch.Tensor | None = None) -> int:
         """The row that is greedy, or drawn for this position with the request's seed.
 
-        With a grammar it is a row that the grammar allows and that leaves a budget for the end; if
-        there is none, or all have probability 0, it is the next one of the known completion.
+        With a grammar it is a row that the grammar allows. If all of these have probability 0, or
+        the chosen one leaves no budget for the end, it is the next row of the known completion.
 
         Args:
             probs: over the space, (size,).

@@ -119,7 +119,7 @@ class BytePaths:
         return [path for path in self._paths if path.probs is None]
 
     def _skip_leading_space(self) -> None:
-        """Of tokens that begin with a space, the text begins after it; of others, at once."""
+        """Tokens that begin with a space write the text after it, other tokens the text itself."""
         (path,) = self._paths
         assert path.probs is not None
         after_space = list(self._after(path, b" "))

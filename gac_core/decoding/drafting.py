@@ -33,7 +33,7 @@ _MOST_ANSWERED: Final = 1000  # asks in a row that are answered without a forwar
 _FIRST_LENGTH: Final = 8  # units of the first draft
 _SHORT_LENGTH: Final = 4  # units of a draft after one that was rejected; the fewest otherwise
 _FIRST_PAUSE: Final = 1  # steps without a draft after one that was rejected; then twice as many
-_LONGEST_PAUSE: Final = 64
+_LONGEST_PAUSE: Final = 64  # steps
 # Drafts right as text but split into other units: how many to tolerate before pausing.
 _MOST_EXCUSED: Final = 2
 

@@ -37,7 +37,7 @@ class Spelling:
 
 
 class LeadingSpace:
-    """Whether a leading space is only a spelling, and which members write it; until the first step.
+    """Whether a leading space is only a spelling at the first step, and which members write it.
 
     Args:
         members: of the ensemble.

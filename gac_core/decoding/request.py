@@ -229,7 +229,7 @@ class Request:
         Args:
             fused: as `fuse` gives it.
             minus: draw from the residual of speculative sampling, max(0, fused - minus), after a
-                unit that was drawn from `minus` was rejected; (size,) in float64.
+                unit that was drawn from `minus` was rejected; (size,) in float64 on the CPU.
 
         Returns:
             The step, which the method has to yield.

@@ -59,7 +59,7 @@ class Sampler:
             probs: (size,), need not sum to 1; rows of 0 are never chosen.
             position: of the step.
             minus: draw from the residual of speculative sampling, max(0, `to_draw` - minus), if
-                any is left; (size,) in float64.
+                any is left; (size,) in float64 on the CPU.
 
         """
         if self.is_greedy:

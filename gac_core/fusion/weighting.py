@@ -69,7 +69,7 @@ class Weighting:
         return 1
 
     def see(self, member: int, ids: Sequence[int], logits: torch.Tensor) -> None:
-        """Score a member's ids by its logits; called at each step if `reads_text` is set.
+        """Score a member's ids by its logits; called by `Request.read` if `reads_text` is set.
 
         Args:
             member: its index.

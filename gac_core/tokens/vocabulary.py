@@ -276,7 +276,7 @@ def _token_decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]
     if not spaces:
         raise VocabularyError(
             f"{tokenizer_name(tokenizer)} has the decoder {sorted(decoders) or 'none'}, from which "
-            "the bytes of its tokens can not be told; byte-level BPE and SentencePiece models can "
+            "the bytes of its tokens can not be read; byte-level BPE and SentencePiece models can "
             "be used"
         )
     space = spaces[0]
