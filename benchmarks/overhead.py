@@ -136,7 +136,7 @@ def union_build_seconds(models: list[Any], tokenizers: list[PreTrainedTokenizerB
     """From loaded tokenizers to the union of their vocabularies, tokenizers and maps included."""
     began = time.perf_counter()
     vocabularies = [
-        Vocabulary.of(tokenizer, rows=model.config.vocab_size)
+        Vocabulary.of(tokenizer, vocab_size=model.config.vocab_size)
         for model, tokenizer in zip(models, tokenizers, strict=True)
     ]
     for tokenizer, vocabulary in zip(tokenizers, vocabularies, strict=True):

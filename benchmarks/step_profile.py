@@ -30,7 +30,7 @@ from gac_core.members.local import LocalScorer
 PARTS: tuple[tuple[str, type[Any], str], ...] = (
     ("KV cache: chunks, masks, positions", KVCache, "forward"),
     ("scorer: buckets, common prefixes", LocalScorer, "score"),
-    ("mask and softmax", Request, "to_probs"),
+    ("mask and softmax", Mixer, "to_probs"),
     ("into the union", Mixer, "to_union"),
     ("fuse", Mixer, "fuse"),
     ("choose, views, histories", Answer, "emit"),

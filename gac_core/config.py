@@ -1,4 +1,4 @@
-"""What can be set, checked as it is set: members, fusion, gate, sampling; YAML in and out."""
+"""The options of sampling, members and ensembles, checked as they are set; from and to YAML."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,16 +19,32 @@ from gac_core.grammar.grammar import Grammar
 from gac_core.method_specs import PRESETS, Checked, MethodOptions, RelativePath
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
 
-MAX_SEED: Final = 2**63 - 1
+MAX_SEED: Final = 2**63 - 1  # the largest signed integer of 64 bits
 
 
 class SamplingParams(Checked):
-    """How one answer is drawn and when it ends."""
+    """How one answer is drawn and when it ends.
+
+    Example:
+        >>> from gac_core import Ensemble, SamplingParams
+        >>> params = SamplingParams(max_new_tokens=6, temperature=0.7, top_p=0.9, seed=1)
+        >>> chat = [{"role": "user", "content": "What is 77 - 49?"}]
+        >>> with Ensemble.pocket() as ensemble:
+        ...     output = ensemble.generate(chat, params, temperature=0.0)  # options override
+        >>> output.text, output.finish_reason
+        ('77 - 4', 'length')
+        >>> SamplingParams.of({"top_p": 2})
+        Traceback (most recent call last):
+        gac_core.errors.ConfigError: top_p: Input should be less than or equal to 1, got 2
+
+    """
 
     max_new_tokens: int = Field(256, ge=1, description="steps at most, the end included")
     temperature: float = Field(0.0, ge=0.0, description="0 is greedy")
     top_k: int = Field(0, ge=0, description="keep the k most probable units; 0 keeps all")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="keep units up to this mass")
+    top_p: float = Field(
+        1.0, gt=0.0, le=1.0, description="nucleus sampling: keep the top units up to this mass"
+    )
     min_p: float = Field(0.0, ge=0.0, le=1.0, description="drop units below this share of the top")
     repetition_penalty: float = Field(
         1.0, gt=0.0, description="on each member's own ids; above 1 discourages repetition"
@@ -60,7 +76,16 @@ class SamplingParams(Checked):
 
 
 class MemberConfig(Checked):
-    """One model and where it runs."""
+    """One model and where it runs.
+
+    Example:
+        >>> from gac_core import EnsembleConfig, MemberConfig
+        >>> big = MemberConfig(model="org/model-a", weight=0.6, dtype="bfloat16")
+        >>> config = EnsembleConfig(members=(big, "org/model-b"))  # a name is a member, too
+        >>> config.names, config.weights
+        (('model-a', 'model-b'), (0.6, 1.0))
+
+    """
 
     model: str = Field(description="a hub name or a folder")
     name: str | None = Field(None, description="what messages and steps call it")
@@ -104,6 +129,20 @@ class EnsembleConfig(Checked):
 
     The options that only one method has stand beside the others: ``method="safe", block=3``. They
     are kept in `options`, and can be read as attributes.
+
+    Example:
+        >>> from gac_core import EnsembleConfig
+        >>> config = EnsembleConfig(members=["org/model-a", "org/model-b"], method="safe", block=3)
+        >>> config.block
+        3
+        >>> print(config.with_method("cascade", threshold=0.9).to_yaml())
+        members:
+        - model: org/model-a
+        - model: org/model-b
+        method: cascade
+        threshold: 0.9
+        <BLANKLINE>
+
     """
 
     members: tuple[MemberConfig, ...] = Field(min_length=1)
@@ -126,7 +165,7 @@ class EnsembleConfig(Checked):
         1.0, ge=0.0, description="weighting: the exponent of that evidence; 0 is fixed"
     )
     options: SerializeAsAny[MethodOptions] = Field(
-        default_factory=MethodOptions, description="those that only the method has", exclude=True
+        default_factory=MethodOptions, description="the options of the method", exclude=True
     )
     draft: str | int | None = Field(
         None,
@@ -136,14 +175,14 @@ class EnsembleConfig(Checked):
     draft_length: int = Field(8, ge=1, le=64, description="draft: units at most")
     primary: int = Field(0, ge=0, description="index of the member asked first")
     history: Literal["reencode", "append"] = Field(
-        "reencode", description="reencode, or append: how members are told what others wrote"
+        "reencode", description="reencode, or append: how a member's ids take in others' units"
     )
     max_batch: int = Field(64, ge=1, description="requests that run at the same time")
 
     @model_validator(mode="before")
     @classmethod
     def _from_flat(cls, values: Any) -> Any:
-        """A preset is what it stands for; the method's own options go to its model."""
+        """Replace a preset by its options, and move the method's own options to its model."""
         if not isinstance(values, dict) or not isinstance(values.get("method", ""), str):
             return values
         values = _expanded(values)
@@ -222,7 +261,7 @@ class EnsembleConfig(Checked):
         own = self.options.model_dump(mode=info.mode, exclude_defaults=info.exclude_defaults)
         return {**handler(self), **own}
 
-    if TYPE_CHECKING:  # the names of a method's options are known at run time only
+    if TYPE_CHECKING:  # type checkers can not know the options of registered methods
 
         def __init__(self, **values: Any) -> None: ...
 
@@ -237,12 +276,12 @@ class EnsembleConfig(Checked):
 
     @property
     def changed(self) -> frozenset[str]:
-        """The names of the options that differ from their defaults, those of the method too."""
+        """The names of the options that differ from their defaults, with those of the method."""
         return (super().changed | self.options.changed) - {"members", "options"}
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """The weight of each member, as given; 1 where none was."""
+        """The weight of each member as given; 1 if none was given."""
         return tuple(1.0 if m.weight is None else m.weight for m in self.members)
 
     @property
@@ -252,14 +291,14 @@ class EnsembleConfig(Checked):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Each member's name: the one given, or the end of its model's path, made unique."""
+        """Each member's name: as given, or else the end of its model's path, made unique."""
         return tuple(member_names(self.members))
 
     def active(self) -> Self:
-        """The same ensemble without members of weight 0: what all that follows works with.
+        """The same ensemble without members of weight 0; the form that `Runtime` takes.
 
-        Members are named, weights sum to 1, and `primary` and `draft` are indices among those that
-        are left.
+        Members have names, weights sum to 1, and `primary` and `draft` are indices of the members
+        that are left.
         """
         total = sum(self.weights)
         members = tuple(
@@ -273,16 +312,16 @@ class EnsembleConfig(Checked):
         return self.model_copy(update={"members": members, "primary": primary, "draft": draft})
 
     def with_method(self, method: str, **options: Any) -> Self:
-        """The same ensemble by another method or preset.
+        """The same ensemble with another method or preset.
 
-        Options that mean nothing to it are left out, and so are those of the method before.
+        Options that mean nothing to the method are left out, and so are the previous method's own.
 
         Args:
-            method: its name.
-            options: others than this ensemble's.
+            method: the name of a method or preset.
+            options: of `EnsembleConfig` and the method, to set besides.
 
         Raises:
-            ConfigError: the method lacks an option that it needs.
+            ConfigError: an option is unknown, out of range, or missing.
 
         """
         preset = PRESETS.get(method, {})
@@ -305,7 +344,7 @@ class EnsembleConfig(Checked):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
-        """Read a YAML file; folders and files in it are relative to where it is.
+        """Read a YAML file; folders and files that it names are relative to its own folder.
 
         Raises:
             ConfigError: there is no such file, it is no YAML, or an option is wrong.
@@ -346,8 +385,31 @@ class EnsembleConfig(Checked):
         )
 
 
+def config_of(members: Sequence[MemberConfig], options: dict[str, Any]) -> EnsembleConfig:
+    """The configuration of these members; options are those of `EnsembleConfig`, and `weights`.
+
+    Raises:
+        ConfigError: an option is unknown, out of range, or of the wrong length.
+
+    """
+    options = dict(options)
+    weights = options.pop("weights", None)
+    if weights is not None:
+        if isinstance(weights, (str, bytes)) or not isinstance(weights, Sequence):
+            raise ConfigError(f"weights must be a list of numbers, not {weights!r}")
+        if len(weights) != len(members):
+            raise ConfigError(
+                f"there are {len(members)} models and {len(weights)} weights; give one per model"
+            )
+        members = [
+            MemberConfig.of({**m.model_dump(), "weight": w})
+            for m, w in zip(members, weights, strict=True)
+        ]
+    return EnsembleConfig.of({"members": tuple(members), **options})
+
+
 def member_names(members: Sequence[MemberConfig]) -> list[str]:
-    """Each member's name: the one given, or the end of its model's path, made unique."""
+    """Each member's name: as given, or else the end of its model's path, made unique."""
     names: list[str] = []
     taken = {member.name for member in members if member.name}
     for member in members:
@@ -362,7 +424,7 @@ def member_names(members: Sequence[MemberConfig]) -> list[str]:
 
 
 def _expanded(values: dict[str, Any]) -> dict[str, Any]:
-    """Options with a preset as the method, as those it stands for."""
+    """Options in which a preset as the method is replaced by what it stands for."""
     preset = PRESETS.get(values.get("method", ""))
     if preset is None:
         return values
@@ -373,5 +435,5 @@ def _expanded(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _methods_with(option: str) -> list[str]:
-    """The methods that have an option of this name."""
+    """The names of the methods that have an option of this name."""
     return [n for n in METHODS.names if option in METHODS.get(n).options.model_fields]

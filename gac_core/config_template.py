@@ -1,4 +1,4 @@
-"""A configuration file to begin with: every option at its default, with a comment."""
+"""A configuration file to start from: every option at its default, with a comment."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from gac_core.registry import METHODS
 
 
 def commented_yaml(models: Sequence[str]) -> str:
-    """The YAML of an ensemble in which every option but the models is a comment.
+    """The YAML of an ensemble in which every option except the models is a comment.
 
     Args:
         models: folders or hub names, one or more.
@@ -42,6 +42,6 @@ def _options(kind: type[BaseModel], *skipped: str, indent: str = "") -> list[str
 
 def _flow(value: Any) -> str:
     """A value as YAML on one line."""
-    shown = list(value) if isinstance(value, tuple) else value
-    text = yaml.safe_dump(shown, default_flow_style=True, allow_unicode=True, width=10_000)
+    plain = list(value) if isinstance(value, tuple) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, allow_unicode=True, width=10_000)
     return text.removesuffix("...\n").strip()

@@ -1,4 +1,4 @@
-"""`Ensemble`: load, generate, stream, batch, and their async twins."""
+"""`Ensemble`: load, generate, stream, batch, and the same for asyncio."""
 
 import asyncio
 import secrets
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gac_core import pocket
 from gac_core.chat.prompt import Prompt
-from gac_core.config import MAX_SEED, EnsembleConfig, MemberConfig, SamplingParams
+from gac_core.config import MAX_SEED, EnsembleConfig, MemberConfig, SamplingParams, config_of
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
 from gac_core.engine.streams import AsyncStream, Completion, Stream
@@ -35,7 +35,14 @@ class Ensemble:
     the same time share the members' forward passes.
 
     Attributes:
-        config: how it was made.
+        config: its members and options; members of weight 0 included.
+
+    Example:
+        >>> from gac_core import Ensemble
+        >>> with Ensemble.pocket() as ensemble:
+        ...     output = ensemble.generate([{"role": "user", "content": "What is 77 - 49?"}])
+        >>> output.text
+        '77 - 49 = 28'
 
     """
 
@@ -56,7 +63,7 @@ class Ensemble:
         if not lazy:
             _ = self.runtime
 
-    # ------------------------------------------------ making one
+    # ------------------------------------------------ constructors
 
     @classmethod
     def pocket(cls, *, lazy: bool = False, **options: Any) -> "Ensemble":
@@ -65,10 +72,10 @@ class Ensemble:
         Args:
             lazy: load when first used.
             options: of `EnsembleConfig`, and `weights`. Method co_llm needs no gate if the
-                primary is the first, for which one is embedded, too.
+                primary is the first member, since a gate for it is embedded, too.
 
         """
-        config = _config_of(pocket.members(), pocket.with_defaults(options))
+        config = config_of(pocket.members(), pocket.with_defaults(options))
         return cls(config, _loader(config, progress=False), lazy=lazy)
 
     @classmethod
@@ -93,7 +100,7 @@ class Ensemble:
             device: where every model goes; "auto" spreads them over the GPUs.
             device_map: spread each model over several devices, by accelerate.
             max_memory: with `device_map`, the most each device may hold.
-            dtype: of the weights; "auto" is what they are stored in.
+            dtype: of the weights; "auto" is the one in which they are stored.
             lazy: load when first used.
             progress: show progress bars.
             options: of `EnsembleConfig`: method, threshold, primary, fusion, history, max_batch.
@@ -112,7 +119,7 @@ class Ensemble:
             raise ConfigError("models must be a list of folders or hub names, one or more")
         placed = {"device": device, "device_map": device_map, "max_memory": max_memory}
         members = [MemberConfig.of({"model": str(m), "dtype": dtype, **placed}) for m in models]
-        config = _config_of(members, {"weights": weights, **options})
+        config = config_of(members, {"weights": weights, **options})
         return cls(config, _loader(config, progress=progress), lazy=lazy)
 
     @classmethod
@@ -123,12 +130,25 @@ class Ensemble:
         lazy: bool = False,
         progress: bool = True,
     ) -> "Ensemble":
-        """Load what a configuration, its values, or a YAML file of them, names.
+        """Load the models that a configuration names.
+
+        Args:
+            config: an `EnsembleConfig`, its values as a dict, or the path of a YAML file of them.
+            lazy: load when first used.
+            progress: show progress bars.
 
         Raises:
             ConfigError: the file is missing or wrong.
             LoadError: a model can not be loaded.
             VocabularyError: a tokenizer can not take part.
+
+        Example:
+            >>> from gac_core import pocket
+            >>> cascade = {"method": "cascade", "threshold": 0.9, "primary": 2}
+            >>> with Ensemble.from_config({"members": pocket.members(), **cascade}) as ensemble:
+            ...     output = ensemble.generate([{"role": "user", "content": "What is 77 - 49?"}])
+            >>> output.text, output.usage.fused_steps  # the primary was sure of all units but one
+            ('77 - 49 = 28', 1)
 
         """
         if not isinstance(config, (EnsembleConfig, dict, str, Path)):
@@ -150,14 +170,18 @@ class Ensemble:
         weights: Sequence[float] | None = None,
         **options: Any,
     ) -> "Ensemble":
-        """Put models together that are loaded already.
+        """An ensemble of models that are loaded already.
 
         Args:
-            models: (model, tokenizer) pairs; models are put in evaluation mode. Whatever keeps the
+            models: (model, tokenizer) pairs; models are put in evaluation mode. Any object with the
                 `Scorer` protocol may stand in a model's place.
             names: one per model.
             weights: one per model; all equal by default.
             options: of `EnsembleConfig`.
+
+        Raises:
+            ConfigError: an option is unknown or out of range.
+            VocabularyError: a tokenizer can not take part.
 
         """
         if names is not None and len(names) != len(models):
@@ -176,7 +200,7 @@ class Ensemble:
             MemberConfig.of({"model": _path_of(model), "name": names[i] if names else None})
             for i, (model, _) in enumerate(models)
         ]
-        config = _config_of(members, {"weights": weights, **options})
+        config = config_of(members, {"weights": weights, **options})
         loaded = []
         for i in config.used:
             model, tokenizer = models[i]
@@ -185,7 +209,7 @@ class Ensemble:
             loaded.append(Loaded(config.names[i], model, tokenizer))
         return cls(config, lambda: loaded)
 
-    # ------------------------------------------------ using it
+    # ------------------------------------------------ answering
 
     def generate(
         self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
@@ -193,10 +217,10 @@ class Ensemble:
         """Write one answer.
 
         Args:
-            prompt: a raw text to go on with, or chat messages (dicts of role and content), which
+            prompt: a raw text to continue, or chat messages (dicts of role and content), which
                 every member reads in its own chat template.
             params: how to draw; greedy by default.
-            options: single fields of `SamplingParams`, over `params`.
+            options: single fields of `SamplingParams`, which override those of `params`.
 
         Raises:
             ConfigError: an option is unknown or out of range.
@@ -204,21 +228,44 @@ class Ensemble:
             MemberError: a member failed.
             EngineClosedError: the ensemble was closed.
 
+        Example:
+            >>> chat = [{"role": "user", "content": "What is 77 - 49?"}]
+            >>> with Ensemble.pocket() as ensemble:
+            ...     output = ensemble.generate(chat, max_new_tokens=30, stop=" =")
+            >>> output.text, output.finish_reason, output.stop
+            ('77 - 49', 'stop', ' =')
+
         """
         return self.batch([prompt], params, **options)[0]
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, **options: Any
     ) -> Stream:
-        """The steps of an answer as they are made; see `generate`."""
+        """The steps of an answer as they are made; arguments and errors as of `generate`.
+
+        Example:
+            >>> chat = [{"role": "user", "content": "What is 77 - 49?"}]
+            >>> with Ensemble.pocket() as ensemble, ensemble.stream(chat) as steps:
+            ...     [step.text for step in steps]
+            ['7', '7', ' ', '-', ' ', '4', '9', ' ', '=', ' ', '2', '8', '']
+
+        """
         return Stream(self._submission(prompt, params, options), owner=self)
 
     def batch(
         self, prompts: Sequence[Prompt], params: SamplingParams | None = None, **options: Any
     ) -> list[Output]:
-        """One answer per prompt, computed together; see `generate`.
+        """One answer per prompt, computed together; arguments and errors as of `generate`.
 
-        If one fails, the others are stopped and its error is raised.
+        If one answer fails, the others are stopped and its error is raised.
+
+        Example:
+            >>> questions = ["What is 77 - 49?", "What is 17 + 25?"]
+            >>> chats = [[{"role": "user", "content": question}] for question in questions]
+            >>> with Ensemble.pocket() as ensemble:
+            ...     [output.text for output in ensemble.batch(chats)]
+            ['77 - 49 = 28', '17 + 25 = 42']
+
         """
         _check_batch(prompts)
         answers: list[Completion] = []
@@ -255,10 +302,10 @@ class Ensemble:
                 task.cancel()
 
     async def aload(self, *, grammars: bool = False) -> None:
-        """Load now, if it is not loaded yet, without holding the event loop up.
+        """Load now, if it is not loaded yet, without blocking the event loop.
 
         Args:
-            grammars: also what grammars need, which takes a second for large vocabularies.
+            grammars: prepare for grammars, too, which takes a second for large vocabularies.
 
         """
         if self._runtime is None:
@@ -268,7 +315,7 @@ class Ensemble:
 
     @property
     def runtime(self) -> Runtime:
-        """What answers requests; loaded if it was not yet.
+        """The loaded ensemble, which answers requests; loaded now if it was not yet.
 
         Raises:
             EngineClosedError: the ensemble was closed.
@@ -284,17 +331,17 @@ class Ensemble:
 
     @property
     def primary(self) -> int:
-        """The index in `members` of the one a cascade asks first, whose tokens usage counts."""
+        """The index in `members` of the primary; usage counts its tokens."""
         return self.runtime.union.primary
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was closed; it answers no more then."""
+        """Whether `close` was called; a closed ensemble answers no more."""
         return self._is_closed
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """The members that take part, loaded if they were not yet."""
+        """The members that take part (of positive weight), loaded now if they were not yet."""
         return self.runtime.members
 
     @property
@@ -304,12 +351,12 @@ class Ensemble:
 
     @property
     def context_size(self) -> int | None:
-        """The smallest context of all members."""
+        """The smallest context of all members in tokens; None if none has a limit."""
         limits = [s for m in self.members if (s := m.scorer.context_size) is not None]
         return min(limits, default=None)
 
     def prompt_ids(self, prompt: Prompt) -> list[list[int]]:
-        """The prompt as each member reads it.
+        """The prompt's ids for each member.
 
         Raises:
             PromptError: it is malformed, or has no token for some member.
@@ -322,7 +369,7 @@ class Ensemble:
         with self._runtime_lock:
             self._is_closed = True
             runtime, self._runtime = self._runtime, None
-            self._load = list  # which may hold the models, too
+            self._load = list  # the loader may have a reference to the models
         if runtime is not None:
             runtime.engine.close()
             self._finalizer.detach()
@@ -357,13 +404,13 @@ class Ensemble:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """The same one: copies of what holds an ensemble share its models."""
+        """The same ensemble: copies of objects that hold one share its models."""
         return self
 
     def __repr__(self) -> str:
         return f"Ensemble({', '.join(self.config.names)}; {self.config.method})"
 
-    # ------------------------------------------------ inside
+    # ------------------------------------------------ private
 
     async def _astart(
         self, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
@@ -390,31 +437,8 @@ class Ensemble:
 
 
 def _loader(config: EnsembleConfig, *, progress: bool) -> Callable[[], Sequence[Loaded]]:
-    """Loads the members that take part."""
+    """A function that loads the members that take part."""
     return partial(load_members, config.active().members, progress=progress)
-
-
-def _config_of(members: Sequence[MemberConfig], options: dict[str, Any]) -> EnsembleConfig:
-    """The configuration of these members; the options are its fields, and `weights`.
-
-    Raises:
-        ConfigError: an option is unknown, out of range, or of the wrong length.
-
-    """
-    options = dict(options)
-    weights = options.pop("weights", None)
-    if weights is not None:
-        if isinstance(weights, (str, bytes)) or not isinstance(weights, Sequence):
-            raise ConfigError(f"weights must be a list of numbers, not {weights!r}")
-        if len(weights) != len(members):
-            raise ConfigError(
-                f"there are {len(members)} models and {len(weights)} weights; give one per model"
-            )
-        members = [
-            MemberConfig.of({**m.model_dump(), "weight": w})
-            for m, w in zip(members, weights, strict=True)
-        ]
-    return EnsembleConfig.of({"members": tuple(members), **options})
 
 
 def _path_of(model: PreTrainedModel | Scorer) -> str:

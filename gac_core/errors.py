@@ -13,11 +13,11 @@
     │   └── ContextOverflowError          prompt and answer do not fit a member's context
     ├── MemberError                       a member's forward pass failed
     │   └── NonFiniteLogitsError          ... or gave NaN, or no finite logit at all
-    ├── MethodError                       a method or rule of one's own broke what is agreed
+    ├── MethodError                       a method, rule or weighting broke its contract
     ├── AnswerCutError                    the budget ended the answer within a call of a tool
     └── EngineClosedError                 the ensemble was closed
 
-Each message says what was wrong, where, and the cure.
+Each message names what was wrong, where, and the cure.
 """
 
 
@@ -66,11 +66,11 @@ class NonFiniteLogitsError(MemberError):
 
 
 class MethodError(GacError):
-    """A decoding method or fusion rule, perhaps somebody's own, did what none may do."""
+    """A decoding method, fusion rule or weighting, such as a registered one, broke its contract."""
 
 
 class AnswerCutError(GacError):
-    """The budget ended the answer within a call of a tool; its arguments are not to be trusted."""
+    """The budget ended the answer within a call of a tool; its arguments may be incomplete."""
 
 
 class EngineClosedError(GacError):

@@ -1,7 +1,7 @@
-"""What there is to know of a decoding method before it runs: its options, and what it refuses.
+"""`MethodSpec`: the description of a decoding method, with its options and what it refuses.
 
 YAML, keyword arguments, the command line, the docs' table, `gac eval --all` and the laws read the
-specs. Each stands in its method's file.
+specs. Each spec is in its method's file.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gac_core.errors import ConfigError
 
-PRESETS: Final[dict[str, dict[str, str]]] = {  # names in the field for ways to fuse at every step
+# Names of the literature for ways to fuse at every step, and the options that each stands for.
+PRESETS: Final[dict[str, dict[str, str]]] = {
     "unite": {"fusion": "unite"},
     "geometric": {"fusion": "geometric"},
     "core": {"fusion": "core"},
@@ -24,16 +25,16 @@ PRESETS: Final[dict[str, dict[str, str]]] = {  # names in the field for ways to 
 
 
 class Checked(BaseModel):
-    """Frozen, and an unknown name is an error.
+    """Base of all options: frozen, and an unknown name is an error.
 
-    The constructors raise pydantic's `ValidationError`, `of` the same as one-line `ConfigError`.
+    Constructors raise pydantic's `ValidationError`, `of` raises it as a `ConfigError` of one line.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Self:
-        """The model of these values.
+        """An instance with these values.
 
         Raises:
             ConfigError: a name is unknown or a value out of range, each named.
@@ -68,37 +69,78 @@ class Checked(BaseModel):
 class MethodOptions(Checked):
     """Base of the options that only one method has.
 
-    They stand flat beside those of the ensemble, in YAML and as keyword arguments. An option that
-    names a file is annotated with `RelativePath`.
+    They are given flat beside those of the ensemble, in YAML and as keyword arguments. An option
+    that names a file is annotated with `RelativePath`.
+
+    Example:
+        A cascade that stays with all members for some steps after each doubtful one:
+
+        >>> from pydantic import Field
+        >>> from gac_core import Ensemble, MethodOptions, register_method
+        >>> class LingerOptions(MethodOptions):
+        ...     threshold: float = Field(0.9, ge=0, description="the primary decides alone above")
+        ...     linger: int = Field(2, ge=1, description="steps that all members then decide")
+        >>> def linger(request):
+        ...     left = 0
+        ...     while not request.finished:
+        ...         own = request.read((yield request.ask(request.primary)))
+        ...         if request.legal(own[request.primary]).max() <= request.options.threshold:
+        ...             left = request.options.linger
+        ...         if left == 0:
+        ...             yield request.emit_alone(own[request.primary])
+        ...             continue
+        ...         left -= 1
+        ...         own |= request.read((yield request.ask(*request.others)))
+        ...         yield request.emit_fused(request.fuse(own))
+        >>> register_method("linger", linger, options=LingerOptions)
+        >>> chat = [{"role": "user", "content": "What is 77 - 49?"}]
+        >>> with Ensemble.pocket(method="linger", linger=3, primary=2) as ensemble:
+        ...     output = ensemble.generate(chat)
+        >>> output.text, output.usage.fused_steps
+        ('77 - 49 = 28', 3)
+
     """
 
 
 class RelativePath:
-    """Marks an option that names a file, relative to the YAML file that says so."""
+    """Marks an option that names a file: in a YAML file, relative to that file's folder."""
 
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A decoding method and all that is known of it.
+    """A decoding method with its options and properties.
 
     Attributes:
-        name: what `method=...` calls it.
+        name: its name for `method=...`.
         method: a generator function of one `Request`; see `gac_core.methods`.
         summary: what it does, in a line.
         paper: the address of its paper.
-        options: those that only it has.
+        options: the model of the options that only this method has.
         ignores: options of the ensemble that mean nothing to it; giving one is an error.
-        scores_text: whether its members read the text token by token with `Request.read`, which
+        scores_text: whether its members score the text token by token with `Request.read`, which
             weightings by the text so far need.
-        space: what its answers are made of. "bytes" is for methods that emit single bytes; where
-            all members share one vocabulary, tokens are common units already, and `every_step` is
-            run in its place.
+        space: what its answers are made of. "bytes" is for methods that emit single bytes; if all
+            members share one vocabulary, tokens are common units already, and `every_step` is run
+            in its place.
         refuses: what else it refuses, in words for the docs.
         check: given an `EnsembleConfig` and `SamplingParams`, raises `ConfigError` for sampling
             that it can not follow.
         resource: given its options and the primary `Member`, makes what all its requests share
             (`request.resource`).
         examples: options with which the laws are run.
+
+    Example:
+        >>> from gac_core import MethodSpec, register_method
+        >>> def alone(request):
+        ...     while not request.finished:
+        ...         own = request.read((yield request.ask(request.primary)))
+        ...         yield request.emit_alone(own[request.primary])
+        >>> spec = MethodSpec("alone", alone, ignores=("fusion", "weighting"))
+        >>> register_method("alone", spec)
+        >>> from gac_core import EnsembleConfig
+        >>> EnsembleConfig.of({"members": ["org/model-a"], "method": "alone", "fusion": "unite"})
+        Traceback (most recent call last):
+        gac_core.errors.ConfigError: fusion means nothing to method alone; leave it out
 
     """
 

@@ -1,4 +1,4 @@
-"""What comes out of a decoder: steps, and the outcome the last one carries."""
+"""What decoding gives: steps, the outcome that the last one carries, and whole answers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,13 +9,13 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class MemberView:
-    """What one member thought at a step.
+    """One member's view of a step.
 
     Attributes:
-        name: which member.
+        name: of the member.
         top: the bytes of its most probable unit; empty for the end.
-        top_prob: the probability it gave that unit.
-        prob: the probability it gave the unit that was chosen.
+        top_prob: the probability that it gave that unit.
+        prob: the probability that it gave the unit that was chosen.
 
     """
 
@@ -27,12 +27,12 @@ class MemberView:
 
 @dataclass(frozen=True)
 class MemberUsage:
-    """Tokens of one member.
+    """The number of tokens of one member.
 
     Attributes:
-        name: which member.
-        prompt_tokens: of its prompt, as its chat template renders it.
-        completion_tokens: of the answer, as this member has it; the end is no token.
+        name: of the member.
+        prompt_tokens: its tokens of the prompt, as its chat template renders it.
+        completion_tokens: its tokens of the answer, without the end.
 
     """
 
@@ -43,11 +43,14 @@ class MemberUsage:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a request: the primary's count, and each member's own.
+    """The number of tokens of a request, by the primary's tokens and by each member's own.
 
     Attributes:
-        fused_steps: steps all members decided together.
-        steps: all steps.
+        prompt_tokens: the primary's tokens of the prompt.
+        completion_tokens: the primary's tokens of the answer, without the end.
+        members: the same for each member.
+        fused_steps: the number of steps that all members decided together.
+        steps: the number of all steps.
 
     """
 
@@ -71,7 +74,8 @@ class Outcome:
         finish_reason: "stop" for an end unit or a stop string, "length" for `max_new_tokens` or a
             full context.
         stop: the stop string that ended it, if one did.
-        seed: what would draw the same text again.
+        usage: its numbers of tokens and steps.
+        seed: the seed with which the same text is drawn again.
 
     """
 
@@ -86,16 +90,16 @@ class Step:
     """One emitted unit.
 
     Attributes:
-        unit: its bytes; empty for the end, and for a space that only opens an answer.
+        unit: its bytes; empty for the end, and for a leading space that is only a spelling.
         is_end: whether it is the end.
-        text: the characters that became certain with it, perhaps none (half a character waits for
-            its rest, text that may begin a stop string for what follows).
-        logprob: natural logarithm of the probability that who decided gave the unit, before
-            temperature and filters.
-        decided_by: the primary alone, or the ensemble.
+        text: the characters that are certain with it, perhaps none (half a character is held back,
+            and so is text that may begin a stop string).
+        logprob: the natural logarithm of the unit's probability in the distribution that decided
+            (the primary's or the fused one), before temperature and filters.
+        decided_by: "primary" if it decided alone, else "ensemble".
         members: the view of each member that was asked.
         top: with `logprobs`, the most probable units and their logprobs, best first.
-        outcome: with the last step only.
+        outcome: how the answer ended; None before the last step.
 
     """
 
@@ -115,7 +119,11 @@ class Output:
 
     Attributes:
         text: the answer.
-        steps: how it came about.
+        finish_reason: see `Outcome`.
+        stop: the stop string that ended it, if one did.
+        usage: its numbers of tokens and steps.
+        seed: the seed with which the same text is drawn again.
+        steps: its units, one by one.
 
     """
 
@@ -128,7 +136,7 @@ class Output:
 
     @classmethod
     def of(cls, steps: "tuple[Step, ...] | list[Step]") -> "Output":
-        """The steps of one request put together."""
+        """The answer that all steps of a request make."""
         outcome = steps[-1].outcome
         assert outcome is not None, "the last step carries the outcome"
         return cls(

@@ -1,7 +1,7 @@
-"""Methods, fusion rules and weightings by name: built in, registered, or an installed package's.
+"""Methods, fusion rules and weightings by name: built in, registered, or from installed packages.
 
-Names of built-in ones are known without importing them. A package brings its own as entry points of
-the groups `gac.method`, `gac.fusion` and `gac.weighting`.
+The names of built-in ones are known without importing them. A package offers its own as entry
+points of the groups `gac.method`, `gac.fusion` and `gac.weighting`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +17,11 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Things of one kind by name.
+    """Methods, rules or weightings by name.
 
     Args:
-        kind: what they are, for messages and the entry points' group.
-        builtin: where each of ours is, as "module:attribute".
+        kind: "method", "fusion" or "weighting", for messages and the entry points' group.
+        builtin: the names of the built-in ones, and where each is, as "module:attribute".
         taken: names that mean something else.
 
     """
@@ -34,16 +34,16 @@ class Registry(Generic[T]):
 
     @property
     def builtin(self) -> tuple[str, ...]:
-        """The names of ours."""
+        """The names of the built-in ones."""
         return tuple(self._builtin)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of ours and of those that were registered so far."""
+        """The names of the built-in ones and of those that were registered so far."""
         return tuple(dict.fromkeys([*self._builtin, *self._known]))
 
     def add(self, name: str, value: T) -> None:
-        """Make a thing known by a name.
+        """Register a value by a name.
 
         Raises:
             ConfigError: the name is taken.
@@ -55,10 +55,10 @@ class Registry(Generic[T]):
         self._known[name] = value
 
     def get(self, name: str) -> T:
-        """The thing of a name, loaded if it was not yet.
+        """The value of a name, imported now if it was not yet.
 
         Raises:
-            ConfigError: there is none of that name, or it can not be loaded.
+            ConfigError: there is no such name, or its value can not be imported.
 
         """
         if name not in self._known:
@@ -70,7 +70,7 @@ class Registry(Generic[T]):
         return self._known[name]
 
     def _load(self, name: str) -> None:
-        """Register what an installed package brings under this name."""
+        """Register the entry point of this name that an installed package has."""
         register = _REGISTER[self._kind]
         for point in entry_points(group=f"gac.{self._kind}", name=name):
             try:
@@ -89,7 +89,7 @@ class Registry(Generic[T]):
 
     @contextmanager
     def scoped(self) -> Iterator[None]:
-        """What is registered within is forgotten afterwards."""
+        """A context after which names that were registered in it are forgotten."""
         before = dict(self._known)
         try:
             yield
@@ -130,23 +130,28 @@ WEIGHTINGS: Final = Registry[Any](  # subclasses of `gac_core.fusion.weighting.W
 
 
 def register_method(name: str, method: Callable[..., Any] | MethodSpec, **about: Any) -> None:
-    """Make a decoding method known by a name, for `method=...`.
+    """Register a decoding method for `method=...`.
 
     Args:
-        name: what it is called.
+        name: its name.
         method: a generator function of a `Request`, or its whole spec.
         about: further fields of its `MethodSpec`, such as `options`, `space` or `ignores`.
 
     Raises:
-        ConfigError: the name is taken, or it is no function.
+        ConfigError: the name is taken, or the method is no function.
 
     Example:
-        >>> from gac_core import register_method
+        >>> from gac_core import Ensemble, register_method
         >>> def alone(request):
         ...     while not request.finished:
         ...         own = request.read((yield request.ask(request.primary)))
         ...         yield request.emit_alone(own[request.primary])
         >>> register_method("alone", alone)
+        >>> chat = [{"role": "user", "content": "What is 77 - 49?"}]
+        >>> with Ensemble.pocket(method="alone") as ensemble:
+        ...     output = ensemble.generate(chat)
+        >>> output.text, output.usage.fused_steps
+        ('77 - 49 = 28', 0)
 
     """
     if not isinstance(method, MethodSpec):
@@ -156,14 +161,25 @@ def register_method(name: str, method: Callable[..., Any] | MethodSpec, **about:
 
 
 def register_fusion(name: str, rule: Callable[..., Any]) -> None:
-    """Make a fusion rule known by a name, for `fusion=...`.
+    """Register a fusion rule for `fusion=...`.
 
     Args:
-        name: what it is called.
-        rule: from `Views` to (rows,) probabilities of mass 1.
+        name: its name.
+        rule: a function of `Views` that gives probabilities over the union, (size,) of mass 1.
 
     Raises:
-        ConfigError: the name is taken, or it is no function.
+        ConfigError: the name is taken, or the rule is no function.
+
+    Example:
+        >>> from gac_core import Ensemble, register_fusion
+        >>> def highest(views):
+        ...     probs = views.probs.amax(0)
+        ...     return probs / probs.sum()
+        >>> register_fusion("highest", highest)
+        >>> chat = [{"role": "user", "content": "What is 77 - 49?"}]
+        >>> with Ensemble.pocket(fusion="highest") as ensemble:
+        ...     print(ensemble.generate(chat).text)
+        77 - 49 = 28
 
     """
     _check_callable("fusion", name, rule)
@@ -171,14 +187,23 @@ def register_fusion(name: str, rule: Callable[..., Any]) -> None:
 
 
 def register_weighting(name: str, weighting: type[Any]) -> None:
-    """Make a weighting known by a name, for `weighting=...`.
+    """Register a weighting for `weighting=...`.
 
     Args:
-        name: what it is called.
+        name: its name.
         weighting: a subclass of `Weighting`; each request gets an object of it.
 
     Raises:
-        ConfigError: the name is taken, or it is no class.
+        ConfigError: the name is taken, or the weighting is no class.
+
+    Example:
+        >>> from gac_core import EnsembleConfig, Weighting, register_weighting
+        >>> class Even(Weighting):
+        ...     def weigh(self, members, probs):
+        ...         return probs.new_ones(len(members))
+        >>> register_weighting("even", Even)
+        >>> EnsembleConfig(members=["org/model-a", "org/model-b"], weighting="even").weighting
+        'even'
 
     """
     _check_callable("weighting", name, weighting)

@@ -1,4 +1,4 @@
-"""From loaded models to what answers requests: members, union, engine."""
+"""`Runtime`: from loaded models to members, union vocabulary, engine and requests."""
 
 import threading
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from gac_core.tokens.vocabulary import Vocabulary
 
 
 class Runtime:
-    """An ensemble once it is loaded.
+    """A loaded ensemble.
 
     Args:
         config: of the members that take part; see `EnsembleConfig.active`.
@@ -32,9 +32,12 @@ class Runtime:
     Attributes:
         members: in the order of the configuration.
         union: of their vocabularies.
-        method: how requests are decoded.
-        grammars: holds answers to a grammar.
+        method: decodes each request.
+        grammars: makes the constraints that hold answers to a grammar.
         engine: drives all requests.
+
+    Raises:
+        VocabularyError: a tokenizer can not take part.
 
     """
 
@@ -45,7 +48,7 @@ class Runtime:
         self._check = spec.check
         self._config = config
         self._tokenizers = [member.tokenizer for member in loaded]
-        self._render_lock = threading.Lock()  # tokenizers are not made for threads
+        self._render_lock = threading.Lock()  # tokenizers are not thread-safe
         self.members = tuple(
             _member(member, weight) for member, weight in zip(loaded, config.weights, strict=True)
         )
@@ -54,7 +57,7 @@ class Runtime:
         vocabularies = [member.tokenizer.vocabulary for member in self.members]
         self.union = UnionVocabulary(vocabularies, config.primary, primary.scorer.device)
         is_by_bytes = spec.space == "bytes"
-        if is_by_bytes and self.union.is_shared:  # tokens are what all have in common, already
+        if is_by_bytes and self.union.is_shared:  # tokens are common units already
             spec, is_by_bytes = METHODS.get("every_step"), False
         self.method: Method = spec.method
         self._shared = SharedState(
@@ -73,7 +76,7 @@ class Runtime:
         """A request that is ready to be decoded.
 
         Args:
-            prompt: a text to go on with, or chat messages.
+            prompt: a text to continue, or chat messages.
             sampling: how to draw; its seed is set.
 
         Raises:
@@ -95,7 +98,7 @@ class Runtime:
         )
 
     def prompt_ids(self, prompt: Prompt) -> list[list[int]]:
-        """The prompt as each member reads it.
+        """The prompt's ids for each member.
 
         Raises:
             PromptError: it is malformed, or has no token for some member.
@@ -121,7 +124,7 @@ class Runtime:
     def _constraint(
         self, sampling: SamplingParams, prompts: Sequence[Sequence[int]]
     ) -> Constraint | None:
-        """What holds the answer to its grammar, if it has one."""
+        """The constraint that holds the answer to its grammar; None without a grammar."""
         if sampling.grammar is None:
             return None
         contexts = [
@@ -137,7 +140,7 @@ def _member(loaded: Loaded, weight: float) -> Member:
     scorer = model if isinstance(model, Scorer) else LocalScorer(model, loaded.name)
     vocabulary = Vocabulary.of(
         loaded.tokenizer,
-        rows=scorer.vocab_size,
+        vocab_size=scorer.vocab_size,
         end_ids=loaded.end_ids,
         text_tokens=loaded.text_tokens,
     )
@@ -153,10 +156,12 @@ def _member(loaded: Loaded, weight: float) -> Member:
 def _fitted(
     sampling: SamplingParams, members: Sequence[Member], prompts: Sequence[Sequence[int]]
 ) -> SamplingParams:
-    """Sampling whose answer fits every member: a length that was not asked for gives way.
+    """The sampling with an answer that fits every member's context.
+
+    A default `max_new_tokens` is lowered, one that was asked for is not.
 
     Raises:
-        ContextOverflowError: there is no room for the answer asked for.
+        ContextOverflowError: prompt and answer do not fit a member's context.
 
     """
     is_asked = "max_new_tokens" in sampling.model_fields_set

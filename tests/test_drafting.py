@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gac_core import ConfigError, Ensemble, Grammar
-from gac_core.decoding.drafting import Pace, continuation
+from gac_core.decoding.drafting import AdaptiveLength, continuation
 from gac_core.testing import assert_nothing_held, assert_same, naively
 from tests.fakes import make, pair, scripted
 
@@ -130,26 +130,26 @@ def test_a_word_that_was_begun_goes_on(text: bytes, expected: bytes) -> None:
     assert continuation(text, 40) == expected
 
 
-def test_the_pace_follows_what_was_accepted() -> None:
-    pace = Pace(16)
-    assert pace.next_length() == 8
-    pace.learn(8, 8)
-    assert pace.next_length() == 16
-    pace.learn(5, 16)
-    assert pace.next_length() == 6
-    pace.learn(0, 6, was_right=True)
-    assert pace.next_length() == 6
-    pace.learn(0, 6, was_right=True)
-    rests = []
+def test_the_length_adapts_to_what_was_accepted() -> None:
+    adaptive = AdaptiveLength(16)
+    assert adaptive.next_length() == 8
+    adaptive.learn(8, 8)
+    assert adaptive.next_length() == 16
+    adaptive.learn(5, 16)
+    assert adaptive.next_length() == 6
+    adaptive.learn(0, 6, was_right=True)
+    assert adaptive.next_length() == 6
+    adaptive.learn(0, 6, was_right=True)
+    pauses = []
     for _ in range(9):
-        pace.learn(0, 3)
-        rests.append(next(n for n in range(1000) if pace.next_length()))
-    assert rests == [1, 2, 4, 8, 16, 32, 64, 64, 64]
+        adaptive.learn(0, 3)
+        pauses.append(next(n for n in range(1000) if adaptive.next_length()))
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 64, 64]
 
 
 @pytest.mark.parametrize("draft", [0, 1])
-def test_a_gate_does_not_keep_the_pace_from_learning(draft: int) -> None:
-    """Nor does it keep what was computed: a cascade asks a drafter it seldom needs, and rests."""
+def test_the_length_adapts_with_a_gate(draft: int) -> None:
+    """Nor are old answers kept: a cascade's drafter is asked in vain here, so drafting pauses."""
     families = ("chatml", "byte_level", "legacy")
     with make(families, method="cascade", threshold=1.1, draft=draft) as drafting:
         output = drafting.generate("Hello", max_new_tokens=100)

@@ -1,6 +1,5 @@
 """Law 12: with a grammar, the finished text is in the language, whatever the members want."""
 
-import doctest
 import json
 import random
 import re
@@ -14,7 +13,6 @@ from jsonschema import Draft202012Validator
 from gac_core import ConfigError, Ensemble, GrammarError, SamplingParams
 from gac_core.chat.response_format import AnswerForm
 from gac_core.chat.tools import call_text
-from gac_core.grammar import grammar as grammar_module
 from gac_core.grammar.constraint import Constraint, GrammarEngine
 from gac_core.grammar.grammar import Grammar
 from gac_core.grammar.json_schema import strict_schema
@@ -132,12 +130,6 @@ def test_what_is_in_the_language(grammar: Grammar, text: str, fits: bool) -> Non
     matcher = byte_matcher(grammar.lark)
     data = list(text.encode())
     assert (matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()) == fits
-
-
-def test_the_examples_of_the_docstrings() -> None:
-    results = doctest.testmod(grammar_module)
-    assert results.attempted
-    assert not results.failed
 
 
 # ---------------------------------------------------------------- law 12

@@ -195,7 +195,7 @@ def test_a_long_row_does_not_take_room_for_short_ones(monkeypatch: pytest.Monkey
     short = [Query([n, 1, 2]) for n in range(16)]
     keys = list(range(17))
     scorer.score([*short, Query(list(range(50)) + list(range(40)))], keys)
-    sizes = {size: bucket._slots for size, bucket in scorer._caches.items()}
+    sizes = {size: bucket._reserved for size, bucket in scorer._caches.items()}
     assert sizes == {8: (16, 64), 512: (1, 128)}
     scorer.score([Query([0, 1, 2, *range(20)])], [0])  # it has outgrown its bucket
     assert [len(bucket) for bucket in scorer._caches.values()] == [15, 1, 1]

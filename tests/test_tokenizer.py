@@ -25,7 +25,7 @@ def byte_tokenizer_of(name: str) -> ByteTokenizer:
         is_fake = name in FAMILIES
         tokenizer: Any = tokenizer_of(name) if is_fake else real_tokenizer(name)
         rows = None if is_fake else real_source(name)["model_vocab_size"]
-        TOKENIZERS[name] = ByteTokenizer(tokenizer, Vocabulary.of(tokenizer, rows=rows))
+        TOKENIZERS[name] = ByteTokenizer(tokenizer, Vocabulary.of(tokenizer, vocab_size=rows))
     return TOKENIZERS[name]
 
 
@@ -81,7 +81,7 @@ def test_encoding_on_equals_encoding_anew(family: str, units: list[bytes]) -> No
 @pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
 def test_real_encoding_on_equals_encoding_anew(name: str) -> None:
     tokenizer = byte_tokenizer_of(name)
-    assert tokenizer._words_stand_alone
+    assert tokenizer._words_begin_tokens
     rng = random.Random(name)
     text = " ".join(CORPUS).encode()
     for _ in range(40):

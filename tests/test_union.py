@@ -13,7 +13,7 @@ families = st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=3)
 
 
 def vocabularies_of(names: list[str]) -> list[Vocabulary]:
-    return [Vocabulary.of(tokenizer_of(n), rows=len(tokenizer_of(n)) + 2) for n in names]
+    return [Vocabulary.of(tokenizer_of(n), vocab_size=len(tokenizer_of(n)) + 2) for n in names]
 
 
 @given(families, st.integers(0, 10**6), st.data())
@@ -112,8 +112,8 @@ def test_one_tokenizer_padded_differently_or_with_other_ends_is_shared(primary: 
     tokenizer = tokenizer_of("chatml")
     size = len(tokenizer)
     base, chat = (
-        Vocabulary.of(tokenizer, rows=size + 3),
-        Vocabulary.of(tokenizer, rows=size + 9, end_ids=[2]),
+        Vocabulary.of(tokenizer, vocab_size=size + 3),
+        Vocabulary.of(tokenizer, vocab_size=size + 9, end_ids=[2]),
     )
     assert base.end_ids != chat.end_ids
     union = UnionVocabulary([base, chat], primary)
@@ -133,11 +133,11 @@ def test_one_tokenizer_padded_differently_or_with_other_ends_is_shared(primary: 
 
 
 @given(st.sampled_from(FAMILIES), st.sampled_from(FAMILIES))
-def test_no_unit_is_both_a_spaced_and_a_plain_one(a: str, b: str) -> None:
+def test_no_unit_is_in_both_of_the_leading_space_pairs(a: str, b: str) -> None:
     union = UnionVocabulary(vocabularies_of([a, b]))
-    spaced, plain = union.spaced_pairs
-    assert not set(spaced.tolist()) & set(plain.tolist())
-    assert len(set(plain.tolist())) == len(plain)
+    with_space, without = union.leading_space_pairs
+    assert not set(with_space.tolist()) & set(without.tolist())
+    assert len(set(without.tolist())) == len(without)
 
 
 @pytest.mark.real_tokenizers
@@ -152,7 +152,8 @@ def test_no_unit_is_both_a_spaced_and_a_plain_one(a: str, b: str) -> None:
 )
 def test_known_unions(a: str, b: str, size: int, common: int) -> None:
     first, second = (
-        Vocabulary.of(real_tokenizer(n), rows=real_source(n)["model_vocab_size"]) for n in (a, b)
+        Vocabulary.of(real_tokenizer(n), vocab_size=real_source(n)["model_vocab_size"])
+        for n in (a, b)
     )
     union = UnionVocabulary([first, second])
     assert len(union.rows) == size

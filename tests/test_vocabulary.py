@@ -37,7 +37,7 @@ def test_token_bytes_spell_the_text(family: str, text: str) -> None:
 @pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
 def test_real_token_bytes_spell_the_text(name: str) -> None:
     tokenizer = real_tokenizer(name)
-    vocabulary = Vocabulary.of(tokenizer, rows=real_source(name)["model_vocab_size"])
+    vocabulary = Vocabulary.of(tokenizer, vocab_size=real_source(name)["model_vocab_size"])
     for text in PROBES:
         read = spelled(vocabulary, tokenizer.encode(text, add_special_tokens=False))
         assert read in (text, " " + text)
@@ -62,7 +62,7 @@ def test_real_token_bytes_spell_the_text(name: str) -> None:
 def test_known_figures(name: str, twins: int, padding: int, missing: int) -> None:
     source = real_source(name)
     vocabulary = Vocabulary.of(
-        real_tokenizer(name), rows=source["model_vocab_size"], end_ids=source["eos_ids"]
+        real_tokenizer(name), vocab_size=source["model_vocab_size"], end_ids=source["eos_ids"]
     )
     assert len(vocabulary) == source["model_vocab_size"]
     assert len(vocabulary.text_ids) - len(vocabulary.ids_by_bytes) == twins
@@ -75,7 +75,7 @@ def test_known_figures(name: str, twins: int, padding: int, missing: int) -> Non
 @pytest.mark.parametrize("name", [*REAL, "deepseek_v3"])
 def test_of_twins_the_id_that_encoding_reaches_is_chosen(name: str) -> None:
     tokenizer = real_tokenizer(name)
-    vocabulary = Vocabulary.of(tokenizer, rows=real_source(name)["model_vocab_size"])
+    vocabulary = Vocabulary.of(tokenizer, vocab_size=real_source(name)["model_vocab_size"])
     text = "".join(CORPUS) + "   if x:\n        y = '  '\n" + "".join(map(chr, range(32, 127)))
     for i in tokenizer.encode(text, add_special_tokens=False):
         if vocabulary.kinds[i] is TokenKind.TEXT:
@@ -119,11 +119,11 @@ def test_end_is_a_set() -> None:
 def test_padding_rows_and_lost_tokens() -> None:
     tokenizer = tokenizer_of("byte_level")
     size = len(tokenizer)
-    vocabulary = Vocabulary.of(tokenizer, rows=size + 7)
+    vocabulary = Vocabulary.of(tokenizer, vocab_size=size + 7)
     assert len(vocabulary) == size + 7
     assert set(vocabulary.kinds[size:]) == {TokenKind.PADDING}
     with pytest.raises(VocabularyError, match="do not belong together"):
-        Vocabulary.of(tokenizer, rows=size - 7)
+        Vocabulary.of(tokenizer, vocab_size=size - 7)
 
 
 def test_refusals_say_what_is_wrong() -> None:

@@ -1,1 +1,1 @@
-"""One request: what a method asks, reads and emits."""
+"""The decoding of one request: what its method asks, reads and emits."""

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 
 from gac_core.config import SamplingParams
-from gac_core.decoding.leading_space import LeadingSpace, Opening
+from gac_core.decoding.leading_space import LeadingSpace, Spelling
 from gac_core.decoding.sampling import Sampler, top_row
 from gac_core.grammar.constraint import Constraint
 from gac_core.members.base import Member
@@ -20,23 +20,26 @@ from gac_core.tokens.union import UnionVocabulary
 
 
 class Answer:
-    """What was written so far, as each member has it, and how it may go on.
+    """The text written so far, in each member's own ids, and how it may go on.
 
     Args:
         members: of the ensemble.
         union: of their vocabularies.
         prompts: each member's prompt ids.
         sampling: how units are chosen; its seed is set.
-        reencode: which way histories are told of units; see `History`.
+        reencode: how histories take in units; see `History`.
         is_chat: whether the answer begins a turn of its own, so that a leading space may be a
             matter of spelling.
         constraint: the grammar the answer is held to.
 
     Attributes:
+        constraint: the grammar the answer is held to, or None.
+        sampler: chooses from distributions.
+        leading_space: the space that may stand before the answer.
         histories: what each member has read, by member index.
-        position: how many units were emitted.
+        position: the number of units that were emitted.
         was_truncated: whether the token budget forced the shortest completion of the grammar
-            instead of what was chosen.
+            instead of the unit that was chosen.
 
     """
 
@@ -70,10 +73,10 @@ class Answer:
         )
 
     def fork(self, *, free: bool = False) -> Self:
-        """A copy that goes its own way.
+        """A copy to which other units can be written.
 
         Args:
-            free: of the grammar, too.
+            free: whether the copy drops the grammar.
 
         """
         other = copy(self)
@@ -87,11 +90,11 @@ class Answer:
 
     @property
     def steps_left(self) -> int:
-        """How many units may still be emitted."""
+        """The number of units that may still be emitted."""
         return self._sampling.max_new_tokens - self.position
 
     def fits(self, more: int = 0) -> bool:
-        """Whether every member's context holds the answer, after so many further bytes too."""
+        """Whether every member's context holds the answer, even after `more` further bytes."""
         return all(history.fits(more) for history in self.histories)
 
     def _has_budget_after(self, row: int, space: Space) -> bool:
@@ -115,12 +118,12 @@ class Answer:
     def choose(self, probs: torch.Tensor, space: Space, minus: torch.Tensor | None = None) -> int:
         """The row that is greedy, or drawn for this position with the request's seed.
 
-        With a grammar it is a row that may come and that leaves a budget for the end; where no
-        member wants what may come, or there is no budget, the known way to the end is taken.
+        With a grammar it is a row that the grammar allows. If all of these have probability 0, or
+        the chosen one leaves no budget for the end, it is the next row of the known completion.
 
         Args:
             probs: over the space, (size,).
-            space: whose rows they are.
+            space: the space whose rows they are.
             minus: draw from the residual over this distribution; see `Sampler.choose`.
 
         """
@@ -149,22 +152,22 @@ class Answer:
         """Choose a row and write its unit to every history.
 
         Args:
-            probs: the distribution that decides, over the space, (size,).
-            space: whose rows they are.
+            probs: the distribution to choose from, over the space, (size,).
+            space: the space whose rows they are.
             views: the distributions of the members that were asked, by member index, (size,) each.
-            row: what was chosen already.
+            row: the row, if it is chosen already.
             minus: see `choose`.
 
         """
         if row is None:
             row = self.choose(probs, space, minus)
         unit, is_end = space.unit(row), space.is_end(row)
-        opening = self.leading_space.opening(space, unit)
+        spelling = self.leading_space.spelling(space, unit)
         tops = {m: top_row(view) for m, view in views.items()}
         members = tuple(
             MemberView(
                 self._members[m].name,
-                opening.show(space.unit(tops[m])),
+                spelling.without_space(space.unit(tops[m])),
                 float(view[tops[m]]),
                 float(view[row]),
             )
@@ -172,23 +175,23 @@ class Answer:
         )
         if not is_end:
             for m, history in enumerate(self.histories):
-                written = opening.leads[m] + opening.core
+                written = spelling.leading_spaces[m] + spelling.unit
                 token = space.token(m, row) if written == unit else None
                 is_foreign = not space.is_choice(m, row, tops.get(m))
                 history.append(written, token, is_foreign=is_foreign)
-            unit = opening.core
-        is_alone = isinstance(space, PrimaryRows) or len(self._members) == 1
-        decided_by: DecidedBy = "primary" if is_alone else "ensemble"
+            unit = spelling.unit
+        by_primary = isinstance(space, PrimaryRows) or len(self._members) == 1
+        decided_by: DecidedBy = "primary" if by_primary else "ensemble"
         step = Step(unit, is_end, "", float(probs[row].log()), decided_by, members)
         self._move_on(unit, is_end=is_end)
-        return self._with_top(step, probs, space, opening)
+        return self._with_top(step, probs, space, spelling)
 
     def append_agreed(self, unit: bytes, token: int | None = None) -> None:
-        """Go on as if all members had written a unit in agreement; for a `fork`.
+        """Write a unit as if all members had chosen it; for a `fork`.
 
         Args:
             unit: its bytes.
-            token: the primary's id of it, if it is one of its own.
+            token: the primary's id of it, if the primary has it as a token.
 
         """
         for m, history in enumerate(self.histories):
@@ -199,17 +202,17 @@ class Answer:
 
     def _move_on(self, unit: bytes, *, is_end: bool) -> None:
         self.position += 1
-        self.leading_space.close()
+        self.leading_space.pass_first_step()
         if self.constraint is not None and not is_end:
             self.constraint.advance(unit)
 
-    def _with_top(self, step: Step, probs: torch.Tensor, space: Space, opening: Opening) -> Step:
+    def _with_top(self, step: Step, probs: torch.Tensor, space: Space, spelling: Spelling) -> Step:
         """The step with its most probable alternatives, if logprobs are wanted."""
         if not self._sampling.logprobs:
             return step
         values, rows = probs.topk(min(self._sampling.top_logprobs, len(probs)))
         top = tuple(
-            (opening.show(space.unit(row)), math.log(value))
+            (spelling.without_space(space.unit(row)), math.log(value))
             for row, value in zip(rows.tolist(), values.tolist(), strict=True)
             if value > 0
         )

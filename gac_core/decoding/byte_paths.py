@@ -1,9 +1,9 @@
-"""The state of one member while answers are written byte by byte.
+"""A member's next-byte distribution, while answers are written byte by byte.
 
-A text can be cut into a member's tokens in many ways, and its last token may reach beyond the text.
-Each such way is a path. Over all of them P(byte | text) = P(text + byte) / P(text) is exact, where
-P(text) sums over the paths (https://arxiv.org/abs/2410.09303, https://arxiv.org/abs/2506.14123); of
-these the most probable ones are kept.
+A text can be cut into a member's tokens in many ways, and the last token may be longer than what is
+left of the text. Each way is a path. Over all paths P(byte | text) = P(text + byte) / P(text) is
+exact, where P(text) sums over the paths (https://arxiv.org/abs/2410.09303,
+https://arxiv.org/abs/2506.14123). Only the most probable paths are kept.
 """
 
 from bisect import bisect_left, bisect_right
@@ -26,7 +26,7 @@ from gac_core.tokens.vocabulary import Vocabulary
 
 Floats = NDArray[np.float64]
 
-_END: Final = BYTES.end_row
+_END: Final = BYTES.end_row  # 256; the rows before it are the bytes
 
 
 @dataclass
@@ -34,13 +34,13 @@ class _Path:
     """One way in which tokens cover the text.
 
     Attributes:
-        ids: the prompt and the tokens that lie within the text.
+        ids: of the prompt and of the tokens that are complete.
         mass: its share of all paths of the member.
         branch: of its queries; no two paths have the same.
-        pending: the rest of the text, with which the next token begins, but does not end.
-        low: the first of the sorted tokens that begin so.
-        probs: of these tokens to be the next, (tokens,); None before its forward pass. With `end`
-            they sum to 1.
+        pending: bytes already emitted with which the unfinished next token begins.
+        low: index of the first of the sorted tokens that begin with `pending` and are longer.
+        probs: the probability of each of these tokens to be the next, (tokens,); None before the
+            path's forward pass. With `end` they sum to 1.
         end: the probability of END; 0 within a token.
 
     """
@@ -55,15 +55,15 @@ class _Path:
 
 
 class BytePaths:
-    """The paths of one member, and what they say of the next byte.
+    """The paths of one member, and its distribution over the next byte.
 
     Args:
-        history: what the member has read, told of every byte before `advance`; where no path can go
-            on, one begins again with its ids.
+        history: what the member has read; every byte is appended to it before `advance`. If no path
+            can go on, a new one begins with its ids.
         tokenizer: the member's tokenizer.
-        most: paths kept.
-        leading_space: whether the answer begins after a space that is no part of the text.
-        allowed: with a grammar, which bytes may come next, (257,) of bool.
+        most: the number of paths that are kept.
+        leading_space: whether the member writes a space before the answer that is no part of it.
+        allowed: with a grammar, which bytes it allows next, (257,) of bool.
 
     """
 
@@ -79,31 +79,31 @@ class BytePaths:
         self._history = history
         self._tokens = _sorted_tokens(tokenizer)
         self._most = most
-        self._opens_with_space = leading_space
+        self._has_leading_space = leading_space
         self._allowed = allowed
         self._paths = [_Path(history.ids)]
 
     def queries(self) -> tuple[Query, ...]:
-        """What must be computed before the next byte can be told."""
+        """The queries that must be answered before `next_bytes`."""
         return tuple(Query(path.ids, branch=path.branch) for path in self._unread())
 
     def read(self, probs: Sequence[torch.Tensor]) -> None:
-        """Take the answers to `queries`; there may be further ones then.
+        """Take the answers to `queries`, which may lead to further ones.
 
         Args:
-            probs: behind each query's ids, (rows,).
+            probs: the next-token probabilities after each query's ids, (vocab_size,) each.
 
         """
         for path, own in zip(self._unread(), probs, strict=True):
             rows = own.cpu().to(torch.float64).numpy()  # some accelerators have no float64
             path.probs = rows[self._tokens.ids]
             path.end = float(rows[self._tokens.ends].sum())
-        if self._opens_with_space:
-            self._opens_with_space = False
-            self._open()
+        if self._has_leading_space:
+            self._has_leading_space = False
+            self._skip_leading_space()
 
     def next_bytes(self) -> Floats:
-        """The probability of every byte and of END to come next, (257,), the rows of `BYTES`."""
+        """The probability of every byte and of END to come next, over `BYTES`, (257,)."""
         probs = np.zeros(BYTES.size)
         for path in self._paths:
             assert path.probs is not None, "queries were not answered"
@@ -112,24 +112,24 @@ class BytePaths:
         return probs
 
     def advance(self, byte: bytes) -> None:
-        """The text goes on with this byte."""
+        """Extend the text by a byte."""
         self._keep(after for path in self._paths for after in self._after(path, byte))
 
     def _unread(self) -> list[_Path]:
         return [path for path in self._paths if path.probs is None]
 
-    def _open(self) -> None:
-        """Tokens that begin with a space write the text behind it, others the text itself."""
+    def _skip_leading_space(self) -> None:
+        """Tokens that begin with a space write the text after it, other tokens the text itself."""
         (path,) = self._paths
         assert path.probs is not None
-        spaced = list(self._after(path, b" "))
+        after_space = list(self._after(path, b" "))
         low, _, high = self._tokens.span(b" ", 0, len(path.probs))
-        plain = path.probs.copy()
-        plain[low:high] = 0.0
-        self._keep([*spaced, *_share(path, plain, path.end)])
+        without_space = path.probs.copy()
+        without_space[low:high] = 0.0
+        self._keep([*after_space, *_share(path, without_space, path.end)])
 
     def _after(self, path: _Path, byte: bytes) -> Iterator[_Path]:
-        """What becomes of a path: its next token ends with this byte, or goes on behind it."""
+        """The paths after a byte: the next token ends with it, or goes on after it."""
         assert path.probs is not None
         pending, low = path.pending + byte, path.low
         start, middle, stop = self._tokens.span(pending, low, low + len(path.probs))
@@ -148,7 +148,7 @@ class BytePaths:
         self._paths = alive[: self._most] or [_Path(self._history.ids)]
         total = sum(path.mass for path in self._paths)
         taken: set[int] = set()
-        # A path that is to be read takes its parent's place, unless that is still in use.
+        # A path without probabilities takes its parent's branch, unless that is still in use.
         for path in sorted(self._paths, key=lambda p: p.probs is None):
             path.mass /= total
             if path.branch in taken:
@@ -164,17 +164,17 @@ class BytePaths:
         return path.mass > 0 and bool(path.probs[allowed[self._next_of(path)]].any())
 
     def _next_of(self, path: _Path) -> NDArray[np.uint8]:
-        """The byte behind the text in each token of the path, (tokens,)."""
+        """The next byte in each token of the path, (tokens,)."""
         assert path.probs is not None
         return self._tokens.bytes_at(path.low, len(path.probs), len(path.pending))
 
 
 class NextBytes:
-    """What every member of a request says of the next byte.
+    """The next-byte distributions of all members of a request.
 
     Args:
-        request: whose answer is written byte by byte.
-        paths: kept per member.
+        request: the one that is answered byte by byte.
+        paths: the number kept per member.
 
     """
 
@@ -193,7 +193,7 @@ class NextBytes:
         ]
 
     def read(self) -> Generator[Ask, Answers, dict[int, torch.Tensor]]:
-        """Ask where a token came to its end.
+        """Ask the members that are at the end of a token.
 
         Returns:
             Each member's distribution over the rows of `BYTES`, (257,), by member index.
@@ -204,32 +204,32 @@ class NextBytes:
             for m, asked in queries.items():
                 self._members[m].read(
                     [
-                        self._request.to_probs(m, scored.logits[-1], query.ids)
+                        self._request.mixer.to_probs(m, scored.logits[-1], query.ids)
                         for query, scored in zip(asked, answers[m], strict=True)
                     ]
                 )
         return {m: torch.from_numpy(s.next_bytes()) for m, s in enumerate(self._members)}
 
     def advance(self, byte: bytes) -> None:
-        """The answer goes on with this byte."""
+        """Extend the answer by a byte, after it was emitted."""
         for member in self._members:
             member.advance(byte)
 
 
 def _share(path: _Path, probs: Floats, end: float = 0.0) -> Iterator[_Path]:
-    """The part of a path whose next token is one of these, if there is any."""
+    """The part of a path in which the next token is one of these or END, if it has any mass."""
     total = float(probs.sum()) + end
     if total > 0:
         yield replace(path, mass=path.mass * total, probs=probs / total, end=end / total)
 
 
 class _SortedTokens:
-    """The text tokens of a vocabulary by their bytes: those that begin alike are neighbours.
+    """The text tokens of a vocabulary sorted by bytes, so that those with a prefix are neighbours.
 
     Attributes:
         ids: of the sorted tokens, (tokens,).
         ends: ids of the end tokens.
-        ids_by_bytes: which of several tokens with the same bytes is written.
+        ids_by_bytes: the id that is written, of several tokens with the same bytes.
 
     """
 
@@ -243,18 +243,21 @@ class _SortedTokens:
         lengths = np.fromiter(map(len, self._tokens), np.int64, len(ids))
         self._starts = np.cumsum(lengths) - lengths
 
-    def bytes_at(self, low: int, number: int, place: int) -> NDArray[np.uint8]:
-        """The byte at this place of each of so many tokens from `low` on, all of them longer."""
-        at: NDArray[np.uint8] = self._data[self._starts[low : low + number] + place]
+    def bytes_at(self, low: int, number: int, offset: int) -> NDArray[np.uint8]:
+        """The byte at an offset of each of `number` tokens from `low` on, all of them longer."""
+        at: NDArray[np.uint8] = self._data[self._starts[low : low + number] + offset]
         return at
 
     def span(self, prefix: bytes, low: int, high: int) -> tuple[int, int, int]:
-        """Where the tokens that are this prefix begin, those that go on behind it, and their end.
+        """The indices of the tokens that begin with a prefix.
 
         Args:
-            prefix: what tokens begin with.
-            low: they are looked for from here on,
-            high: up to here.
+            prefix: the bytes with which tokens begin.
+            low: index from which they are looked for.
+            high: index before which they are looked for.
+
+        Returns:
+            The first that equals the prefix, the first that is longer, and the end of these.
 
         """
         tokens, length = self._tokens, len(prefix)
@@ -263,6 +266,7 @@ class _SortedTokens:
         return start, middle, bisect_right(tokens, prefix, middle, high, key=lambda t: t[:length])
 
 
+# By tokenizer, since sorting a large vocabulary takes a while.
 _SORTED: Final[WeakKeyDictionary[ByteTokenizer, _SortedTokens]] = WeakKeyDictionary()
 
 

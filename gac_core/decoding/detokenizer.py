@@ -1,7 +1,7 @@
-"""Bytes to text pieces: no half characters, and no letter of a stop string.
+"""Bytes to pieces of text: no half character, and no letter of a stop string.
 
-Both objects take what comes with `push` and give the rest with `flush`. The pieces joined are the
-same however the bytes were cut.
+Both objects take their input in parts with `push` and give the rest with `flush`. The pieces joined
+are the same however the input was cut into parts.
 """
 
 import codecs
@@ -15,11 +15,11 @@ class TextDecoder:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def push(self, data: bytes) -> str:
-        """The characters these bytes complete."""
+        """The characters that are complete with these bytes."""
         return self._decoder.decode(data)
 
     def flush(self) -> str:
-        """What is left, an unfinished character as U+FFFD."""
+        """The rest: an unfinished character as U+FFFD, or nothing."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -31,10 +31,11 @@ class StopMatcher:
 
     Args:
         stops: the stop strings.
-        until: a text from which on none of them counts.
+        until: a text that ends the search: in it and after it no stop string is looked for.
 
     Attributes:
-        matched: the stop string found, or None.
+        stops: the stop strings that are still looked for.
+        matched: the stop string that was found, or None.
 
     """
 
@@ -65,7 +66,7 @@ class StopMatcher:
         return held[:certain]
 
     def flush(self) -> str:
-        """What was held back in vain; a stop string may turn out to be complete with it."""
+        """The text that is still held back, up to a stop string that is complete in it."""
         self._until = ""
         text = self.push("")
         rest, self._held = self._held, ""

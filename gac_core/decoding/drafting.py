@@ -1,12 +1,13 @@
-"""Drafting without loss: logits of what will probably be written are computed ahead, in one pass.
+"""Speculative decoding without loss: logits after a draft of the text are computed in one pass.
 
-A method never knows. It asks for the logits behind its histories, step by step, as always.
-`drafted` stands between it and the driver, widens such an ask to the histories a guess would lead
-to, and answers the following asks from what came back, for as long as they are for exactly those
-ids. So what is accepted is what the method draws itself, and a wrong guess costs time only.
+A method does not notice. It asks for the logits after its histories, step by step, as always.
+`drafted` stands between method and driver, widens such an ask to the histories to which a draft
+would lead, and answers the following asks from the result, for as long as they are for exactly
+those ids. So a unit is accepted only if the method itself chooses it, and a wrong draft only costs
+time.
 
-Guesses come from n-grams of prompt and answer (prompt lookup), or from a member that writes ahead
-(speculative decoding, https://arxiv.org/abs/2211.17192).
+Drafts come from n-grams of prompt and answer (prompt lookup), or from a member that writes ahead
+(https://arxiv.org/abs/2211.17192).
 """
 
 import re
@@ -21,27 +22,28 @@ from gac_core.members.base import Answers, Ask, Query, Scored
 from gac_core.tokens.history import common_prefix
 from gac_core.tokens.vocabulary import TokenKind
 
-_NGRAMS: Final = (24, 16, 12, 8, 6)  # bytes that are looked up, best first
-_BYTES_PER_UNIT: Final = 8
-_WORD_BEGUN: Final = re.compile(rb"(?<![^\W_])[^\W_]{2,}\Z")
-_LOOK: Final = 24  # bytes of which the first token is wanted
-_BREAK: Final = b"\xff"  # in no text
-_MOST_QUERIES: Final = 4  # of one member in one pass
+_NGRAMS: Final = (24, 16, 12, 8, 6)  # lengths in bytes of the n-grams looked up, best first
+_BYTES_PER_UNIT: Final = 8  # of a draft from n-grams, so that it is rarely too short
+_WORD_BEGUN: Final = re.compile(rb"(?<![^\W_])[^\W_]{2,}\Z")  # two letters or more at the end
+_LOOK_AHEAD: Final = 24  # bytes that are encoded to find the first token of a draft
+_BREAK: Final = b"\xff"  # stands for control tokens; a byte that is in no text
+_MOST_QUERIES: Final = 4  # of one member in one pass; drafts that need more are cut
 _MOST_ANSWERED: Final = 1000  # asks in a row that are answered without a forward pass
-_FIRST_LENGTH: Final = 8
-_SHORT: Final = 4  # after a wrong one
+# Of `AdaptiveLength`, in units and in steps.
+_FIRST_LENGTH: Final = 8  # units of the first draft
+_SHORT_LENGTH: Final = 4  # units of a draft after one that was rejected; the fewest otherwise
+_FIRST_PAUSE: Final = 1  # steps without a draft after one that was rejected; then twice as many
+_LONGEST_PAUSE: Final = 64  # steps
 # Drafts right as text but split into other units: how many to tolerate before pausing.
 _MOST_EXCUSED: Final = 2
-_FIRST_REST: Final = 1
-_LONGEST_REST: Final = 64
 
 
 def drafted(decoder: Decoder, request: Request) -> Decoder:
-    """The same steps as a decoder makes, by fewer passes.
+    """The same steps as a decoder makes, by fewer forward passes.
 
     Args:
-        decoder: of a method that asks for the logits behind its histories.
-        request: it works on; its configuration says how drafts are made.
+        decoder: of a method that asks for the logits after its histories.
+        request: the one it decodes; its configuration says how drafts are made.
 
     """
     drafter = _Drafter(request)
@@ -60,7 +62,7 @@ def drafted(decoder: Decoder, request: Request) -> Decoder:
             if answers is None:
                 yield from drafter.look_ahead(event)
                 answers = drafter.answer(event)
-                assert answers is not None, "an ask is part of what is asked in its stead"
+                assert answers is not None, "the widened ask contains the ask itself"
             try:
                 event = decoder.send(answers)
             except StopIteration:
@@ -69,22 +71,22 @@ def drafted(decoder: Decoder, request: Request) -> Decoder:
 
 @dataclass(frozen=True)
 class _Held:
-    """A query that was computed ahead, and its answer."""
+    """A query that was widened by a draft, and its answer."""
 
     query: Query
     scored: Scored
 
     def answer(self, query: Query) -> Scored | None:
-        """What another query asks for, if it is here."""
+        """The answer to another query, if it is contained in this one's."""
         held, end = self.query, len(query.ids)
         first = len(held.ids) - held.last
         if end > len(held.ids) or end - query.last < first or query.hidden != held.hidden:
             return None
         if not _begins(query.ids, held.ids):
             return None
-        rows = slice(end - query.last - first, end - first)
+        asked = slice(end - query.last - first, end - first)
         hidden = self.scored.hidden
-        return Scored(self.scored.logits[rows], None if hidden is None else hidden[rows])
+        return Scored(self.scored.logits[asked], None if hidden is None else hidden[asked])
 
 
 def _begins(short: Sequence[int], long: Sequence[int]) -> bool:
@@ -92,21 +94,22 @@ def _begins(short: Sequence[int], long: Sequence[int]) -> bool:
 
 
 class _Drafter:
-    """What was computed ahead for one request."""
+    """Makes drafts for one request, and keeps the answers that were computed for them."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._held: dict[int, list[_Held]] = {}
-        self._pace = Pace(request.config.draft_length)
+        self._adaptive_length = AdaptiveLength(request.config.draft_length)
         vocabulary = request.union.vocabularies[request.primary]
         self._prompt = b"".join(
             vocabulary.token_bytes[i] if vocabulary.kinds[i] is TokenKind.TEXT else _BREAK
             for i in request.histories[request.primary].ids
         )
-        self._began = 0  # where the last draft did
-        self._length = 0  # units it had
+        # Of the last draft:
+        self._began = 0  # the position at which it begins
+        self._length = 0  # its number of units
         self._guessed = b""  # its text
-        self._answer_before = 0  # bytes of the answer there were
+        self._answer_before = 0  # the number of bytes of the answer before it
 
     def answer(self, ask: Ask) -> Answers | None:
         """The answer to an ask, if all of it is known."""
@@ -125,10 +128,10 @@ class _Drafter:
         return next((s for h in held if (s := h.answer(query)) is not None), None)
 
     def look_ahead(self, ask: Ask) -> Generator[Ask, Answers, None]:
-        """Ask for this and for what probably follows."""
+        """Ask for this, and for the logits after a draft of what follows."""
         request = self._request
-        leads = request.primary in ask.queries
-        if leads:
+        is_new_step = request.primary in ask.queries
+        if is_new_step:
             self._held.clear()
         for m in ask.queries:
             self._held.pop(m, None)
@@ -136,24 +139,25 @@ class _Drafter:
             self._keep(ask.queries, (yield ask))
             return
         futures = [{m: queries[0].ids for m, queries in ask.queries.items()}]
-        # A gate's second ask, for the others at the same step, is as rare as it is cheap.
-        if leads:
+        # No draft for the others alone, which a gate asks after the primary in the same step: this
+        # is as rare as it is cheap.
+        if is_new_step:
             if self._length:
                 accepted = request.position - self._began - 1
-                self._pace.learn(accepted, self._length, was_right=self._was_right())
-            length = min(self._pace.next_length(), request.steps_left - 1)
+                self._adaptive_length.learn(accepted, self._length, was_right=self._was_right())
+            length = min(self._adaptive_length.next_length(), request.steps_left - 1)
             if length > 0 and request.position > 0:
-                with suppress(CannotSpellError):  # such as half a character; a guess may be wrong
+                with suppress(CannotSpellError):  # a draft may hold half a character
                     yield from self._guess(length, futures)
             self._began = request.position
             self._answer_before = len(request.histories[request.primary].answer)
         queries = self._queries(ask, futures)
-        if leads:
+        if is_new_step:
             self._length = len(futures) - 1
         self._keep(queries, (yield Ask(queries)))
 
     def _was_right(self) -> bool:
-        """Whether the text was guessed, if not how it is cut into units."""
+        """Whether the last draft was right as text, though perhaps split into other units."""
         answer = self._request.histories[self._request.primary].answer
         written = answer[self._answer_before :]
         return self._guessed.startswith(written) or written.startswith(self._guessed)
@@ -164,6 +168,7 @@ class _Drafter:
             held.extend(_Held(q, scored) for q, scored in zip(asked, answers[m], strict=True))
 
     def _is_plain(self, ask: Ask) -> bool:
+        """Whether an ask is for the logits after histories only, so that a draft can widen it."""
         return all(
             m < len(self._request.histories)
             and len(queries) == 1
@@ -174,7 +179,7 @@ class _Drafter:
     def _guess(
         self, length: int, futures: list[dict[int, Sequence[int]]]
     ) -> Generator[Ask, Answers, None]:
-        """Add what the histories will be after each unit that probably comes."""
+        """Add the members' ids after each unit of a draft, by member index, to `futures`."""
         self._guessed = b""
         draft = self._request.config.draft
         if isinstance(draft, int):
@@ -195,7 +200,7 @@ class _Drafter:
                 answers = yield Ask({member: (query,)})
                 self._keep({member: [query]}, answers)
                 scored = answers[member][0]
-            probs = future.mixer.to_union(member, future.to_probs(member, scored.logits[-1]))
+            probs = future.mixer.to_union(member, future.mixer.to_probs(member, scored.logits[-1]))
             row = future.answer.choose(probs, future.union)
             if future.union.is_end(row):
                 return
@@ -211,7 +216,7 @@ class _Drafter:
         while rest and len(futures) <= length:
             unit = self._next_unit(rest, members)
             if len(unit) == len(rest) and len(futures) > 1:
-                return  # what stands at the cut may be half a unit
+                return  # the last token of the draft may be cut off
             future.answer.append_agreed(unit)
             futures.append({m: future.histories[m].ids for m in members})
             rest = rest[len(unit) :]
@@ -221,19 +226,19 @@ class _Drafter:
         return continuation(self._prompt + history.answer, _BYTES_PER_UNIT * length)
 
     def _next_unit(self, text: bytes, members: Sequence[int]) -> bytes:
-        """The unit that most members, by weight, would go on with to write this text."""
+        """The unit with which most members, by weight, would begin to write this text."""
         votes: dict[bytes, float] = {}
         for m in (self._request.primary, *members):
             member = self._request.members[m]
             token = member.tokenizer.encode(_head(text))[0]
             unit = member.tokenizer.vocabulary.token_bytes[token]
             votes[unit] = votes.get(unit, 0.0) + (member.weight if m in members else 0.0)
-        return max(votes, key=votes.__getitem__)  # the primary's, if there is a tie
+        return max(votes, key=votes.__getitem__)  # the primary's unit, if there is a tie
 
     def _queries(self, ask: Ask, futures: list[dict[int, Sequence[int]]]) -> dict[int, list[Query]]:
-        """Few queries that cover the ask and as many futures as they can.
+        """Few queries by member that cover the ask and as many futures as possible.
 
-        Futures that need too many, or do not fit a context, are dropped from the list.
+        Futures that would need too many queries or do not fit a context are removed from the list.
         """
         while True:
             queries = {}
@@ -248,10 +253,10 @@ class _Drafter:
             futures.pop()
 
     def _covering(self, member: int, first: Query, futures: Sequence[Sequence[int]]) -> list[Query]:
-        """Queries that cover a member's futures, the first of which a method asked for.
+        """Queries that cover a member's futures; the first of these is what the method asked for.
 
-        A future that is the beginning of a later one comes with it; where encoding anew tears a
-        token that was there, it needs a query of its own.
+        A future that is the beginning of a later one is covered by the later one's query. Where
+        encoding anew changes tokens before the new unit, a future needs a query of its own.
         """
         found: list[Query] = []
         for n in reversed(range(len(futures))):
@@ -272,17 +277,21 @@ class _Drafter:
 
 def _head(text: bytes) -> bytes:
     """The beginning of a text, cut between characters if that is possible."""
-    return text[:_LOOK].decode(errors="ignore").encode() or text[:_LOOK]
+    return text[:_LOOK_AHEAD].decode(errors="ignore").encode() or text[:_LOOK_AHEAD]
 
 
 def continuation(text: bytes, length: int) -> bytes:
-    """What followed the longest n-gram of bytes that a text ends in, the last time it was there.
+    """The bytes after the last earlier occurrence of the longest n-gram with which a text ends.
 
-    Where there is none, what followed the word that has just begun.
+    If there is none, the bytes after the last earlier occurrence of the word that has just begun.
 
     Args:
-        text: of prompt and answer, with `_BREAK` where something else stands between.
+        text: of prompt and answer, with `_BREAK` for control tokens.
         length: bytes at most.
+
+    Example:
+        >>> continuation(b"Mila lives in Rome. Tom lives in Oslo. Mila lives", 8)
+        b' in Rome'
 
     """
     at = -1
@@ -298,12 +307,12 @@ def continuation(text: bytes, length: int) -> bytes:
             at = max((m.end() for m in begun.finditer(text, 0, word.start())), default=-1)
     if at < 0:
         return b""
-    period = text[at:]  # a loop goes on, longer than what there is of it
+    period = text[at:]  # a text that repeats itself goes on after its end
     return (period * (length // len(period) + 1))[:length].split(_BREAK)[0]
 
 
-class Pace:
-    """How many units to draft: more where drafts were right, and seldom where they were not.
+class AdaptiveLength:
+    """The number of units to draft: more after accepted drafts, and pauses after rejected ones.
 
     Args:
         longest: units at most.
@@ -313,24 +322,24 @@ class Pace:
     def __init__(self, longest: int) -> None:
         self._longest = longest
         self._length = min(_FIRST_LENGTH, longest)
-        self._wait = _FIRST_REST
-        self._rest = 0
+        self._next_pause = _FIRST_PAUSE
+        self._pause = 0  # steps without a draft from now on
         self._excused = 0
 
     def next_length(self) -> int:
-        """Units to draft now; 0 for none."""
-        if self._rest > 0:
-            self._rest -= 1
+        """The number of units to draft now, 0 during a pause; called once a step."""
+        if self._pause > 0:
+            self._pause -= 1
             return 0
         return self._length
 
     def learn(self, accepted: int, drafted: int, *, was_right: bool = False) -> None:
-        """A draft was checked.
+        """Adapt to a draft that was checked.
 
         Args:
-            accepted: units of it that were written.
-            drafted: units it had.
-            was_right: whether its text was written, though perhaps by other units.
+            accepted: the number of its units that were written.
+            drafted: the number of its units.
+            was_right: whether its text was written, though perhaps in other units.
 
         """
         if accepted == 0 and was_right and self._excused < _MOST_EXCUSED:
@@ -338,9 +347,10 @@ class Pace:
             return
         self._excused = 0
         if accepted == 0:
-            self._rest, self._wait = self._wait, min(2 * self._wait, _LONGEST_REST)
-            self._length = min(_SHORT, self._longest)
+            self._pause = self._next_pause
+            self._next_pause = min(2 * self._next_pause, _LONGEST_PAUSE)
+            self._length = min(_SHORT_LENGTH, self._longest)
         else:
-            self._wait = _FIRST_REST
+            self._next_pause = _FIRST_PAUSE
             wanted = 2 * accepted if accepted == drafted else accepted + 1
-            self._length = min(max(wanted, _SHORT), self._longest)
+            self._length = min(max(wanted, _SHORT_LENGTH), self._longest)

@@ -1,8 +1,8 @@
-"""The space that may stand before an answer: for some members it is only a way to write it.
+"""The space before an answer (dummy prefix), which for some members is only a matter of spelling.
 
-Many SentencePiece models open a chat answer with "▁Hello" where byte-level ones open with "Hello".
-At the first step of a chat " x" and "x" are therefore one unit, and each member writes the one that
-it prefers. In a raw text that goes on, a space is text.
+Many SentencePiece models begin a chat answer with "▁Hello", byte-level ones with "Hello". So at the
+first step of a chat answer " x" and "x" are one unit, and each member writes the spelling that it
+prefers. In an answer that continues a raw text, a space is text.
 """
 
 from collections.abc import Sequence
@@ -17,27 +17,27 @@ from gac_core.tokens.union import UnionVocabulary
 
 
 @dataclass(frozen=True)
-class Opening:
-    """How a unit opens an answer.
+class Spelling:
+    """How members spell a unit that was chosen.
 
     Attributes:
-        core: the unit without a space that is only a way to write it.
-        leads: what each member writes before that: a space, or nothing.
-        hides_space: whether units are shown without such a space.
+        unit: without a leading space that is only a spelling.
+        leading_spaces: what each member writes before it: a space, or nothing.
+        hides_leading_space: whether steps record units without such a space.
 
     """
 
-    core: bytes
-    leads: Sequence[bytes]
-    hides_space: bool = False
+    unit: bytes
+    leading_spaces: Sequence[bytes]
+    hides_leading_space: bool = False
 
-    def show(self, unit: bytes) -> bytes:
-        """A unit as it is shown in a step."""
-        return unit.removeprefix(b" ") if self.hides_space and len(unit) > 1 else unit
+    def without_space(self, unit: bytes) -> bytes:
+        """Any unit as the step records it: without a leading space, if that is a spelling."""
+        return unit.removeprefix(b" ") if self.hides_leading_space and len(unit) > 1 else unit
 
 
 class LeadingSpace:
-    """Whether and how a space may stand before an answer, until its first step is emitted.
+    """Whether a leading space is only a spelling at the first step, and which members write it.
 
     Args:
         members: of the ensemble.
@@ -49,97 +49,98 @@ class LeadingSpace:
     def __init__(self, members: Sequence[Member], union: UnionVocabulary, *, is_chat: bool) -> None:
         self._members = members
         self._union = union
-        self._is_open = is_chat
-        self._views: dict[int, torch.Tensor] = {}  # of each member, " x" and "x" still apart
+        self._is_first_step = is_chat
+        self._views: dict[int, torch.Tensor] = {}  # by member, before " x" is merged into "x"
 
-    def close(self) -> None:
+    def pass_first_step(self) -> None:
         """The first step was emitted: from here on a space is text."""
-        self._is_open = False
+        self._is_first_step = False
         self._views.clear()
 
     def copy(self) -> Self:
-        """Another one that goes its own way."""
+        """A copy for a fork of the answer."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._views = dict(self._views)
         return other
 
     @property
-    def _differs(self) -> bool:
-        """Whether members' templates differ in how they open, so that " x" and "x" are one."""
-        return self._is_open and len({m.leading_space for m in self._members}) > 1
+    def _members_differ(self) -> bool:
+        """Whether only some members' templates write the space, so that " x" and "x" are one."""
+        return self._is_first_step and len({m.leading_space for m in self._members}) > 1
 
     def note(self, member: int, view: torch.Tensor) -> None:
-        """Keep a member's distribution over the union, by which it prefers a spelling."""
-        if self._differs:
+        """Keep a member's distribution over the union, from which its spelling is read."""
+        if self._members_differ:
             self._views[member] = view
 
     def merge(self, view: torch.Tensor) -> torch.Tensor:
         """A distribution over the union with the mass of " x" moved to "x", (size,)."""
-        if not self._differs:
+        if not self._members_differ:
             return view
-        spaced, plain = self._union.spaced_pairs
-        return view.index_add(0, plain, view[spaced]).index_fill(0, spaced, 0.0)
+        with_space, without = self._union.leading_space_pairs
+        return view.index_add(0, without, view[with_space]).index_fill(0, with_space, 0.0)
 
     def is_spelling(self, space: Space) -> bool:
-        """Whether a leading space is only a way to open the answer, for who decides this step."""
-        if not self._is_open or space is BYTES:
+        """Whether a leading space is only a spelling for the members that choose from a space."""
+        if not self._is_first_step or space is BYTES:
             return False
         if isinstance(space, PrimaryRows):
             return self._members[self._union.primary].leading_space
-        return self._members[0].leading_space or self._differs
+        return self._members[0].leading_space or self._members_differ
 
     def allow(self, allowed: torch.Tensor, space: Space) -> torch.Tensor:
-        """Which units a grammar allows, where " x" is a way to write "x". (size of the union,)"""
+        """The units a grammar allows, where " x" is a spelling of "x". (union.size,) of bool"""
         if not self.is_spelling(space):
             return allowed
-        spaced, plain = self._union.spaced_pairs
-        mapped = allowed[plain]
-        allowed = allowed.index_fill(0, self._union.spaced_rows, value=False)
-        allowed[spaced] = mapped
+        with_space, without = self._union.leading_space_pairs
+        moved = allowed[without]
+        allowed = allowed.index_fill(0, self._union.leading_space_rows, value=False)
+        allowed[with_space] = moved
         return allowed
 
-    def opening(self, space: Space, unit: bytes) -> Opening:
-        """How the answer goes on with a unit that was chosen from a space."""
+    def spelling(self, space: Space, unit: bytes) -> Spelling:
+        """How members spell a unit that was chosen from a space."""
         count = len(self._members)
-        if not self._is_open:
-            return Opening(unit, [b""] * count)
+        if not self._is_first_step:
+            return Spelling(unit, [b""] * count)
         if space is BYTES:
-            return Opening(unit, [b" " if m.leading_space else b"" for m in self._members])
+            return Spelling(unit, [b" " if m.leading_space else b"" for m in self._members])
         if isinstance(space, PrimaryRows):
             return self._of_primary(unit)
-        leads = self._of_all(unit)
-        is_spaced = any(leads)
-        return Opening(unit.removeprefix(b" ") if is_spaced else unit, leads, is_spaced)
+        leading_spaces = self._of_all(unit)
+        has_space = any(leading_spaces)
+        text = unit.removeprefix(b" ") if has_space else unit
+        return Spelling(text, leading_spaces, has_space)
 
-    def _of_primary(self, unit: bytes) -> Opening:
-        """Of a unit that the primary chose alone; the others open as they usually do."""
+    def _of_primary(self, unit: bytes) -> Spelling:
+        """Of a unit that the primary chose alone; the others begin as their templates do."""
         primary = self._union.primary
-        is_spaced = self._members[primary].leading_space and unit.startswith(b" ")
-        core = unit.removeprefix(b" ") if is_spaced else unit
-        leads = [b" " if is_spaced else b""] * len(self._members)
-        if self._differs:
+        has_space = self._members[primary].leading_space and unit.startswith(b" ")
+        text = unit.removeprefix(b" ") if has_space else unit
+        leading_spaces = [b" " if has_space else b""] * len(self._members)
+        if self._members_differ:
             for m, member in enumerate(self._members):
                 if m != primary:
-                    begins = member.leading_space and not core.startswith(b" ")
-                    leads[m] = b" " if begins else b""
-        return Opening(core, leads, is_spaced)
+                    adds_space = member.leading_space and not text.startswith(b" ")
+                    leading_spaces[m] = b" " if adds_space else b""
+        return Spelling(text, leading_spaces, has_space)
 
     def _of_all(self, unit: bytes) -> list[bytes]:
-        """The space each member writes before an answer that opens with a unit all chose."""
+        """The space that each member writes before the first unit, which all chose."""
         count = len(self._members)
-        if not self._differs:
+        if not self._members_differ:
             same = self._members[0].leading_space and unit.startswith(b" ")
             return [b" " if same else b""] * count
-        core = unit.removeprefix(b" ")
-        if core.startswith(b" "):  # an indent, not a way to open
+        text = unit.removeprefix(b" ")
+        if text.startswith(b" "):  # an indent, which is text
             return [b""] * count
-        spaced, plain = self._union.rows.get(b" " + core), self._union.rows.get(core)
-        leads = []
+        with_space, without = self._union.rows.get(b" " + text), self._union.rows.get(text)
+        leading_spaces = []
         for m, member in enumerate(self._members):
-            if spaced is not None and plain is not None and m in self._views:
-                prefers_space = bool(self._views[m][spaced] > self._views[m][plain])
+            if with_space is not None and without is not None and m in self._views:
+                prefers_space = bool(self._views[m][with_space] > self._views[m][without])
             else:
                 prefers_space = member.leading_space
-            leads.append(b" " if prefers_space else b"")
-        return leads
+            leading_spaces.append(b" " if prefers_space else b"")
+        return leading_spaces

@@ -1,4 +1,4 @@
-"""The members' distributions over the union, how much each counts, and what they become."""
+"""From the members' logits to one distribution: reading, projecting, weighting and fusing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,22 +9,22 @@ import torch
 
 from gac_core.decoding.answer import Answer
 from gac_core.decoding.shared_state import SharedState
-from gac_core.errors import MethodError
+from gac_core.errors import MethodError, NonFiniteLogitsError
 from gac_core.fusion.rules import Rule, Views
 from gac_core.fusion.weighting import Fixed, Weighting
 from gac_core.tokens.spaces import Space
 
-_MASS_ERROR: Final = 0.01
-_EXACT: Final = 1e-6  # weights whose sum is as near to 1 are left as they are
+_MASS_ERROR: Final = 0.01  # how far from 1 the mass of a fused distribution may be
+_SUM_ERROR: Final = 1e-6  # weights whose sum is as near to 1 are not scaled
 
 
 @dataclass(frozen=True)
 class Fused:
-    """The members' distributions and what they became.
+    """The members' distributions over the union, and the one into which they were fused.
 
     Attributes:
-        probs: (size,) over the union.
-        views: each member's distribution over the union, by member index; those that were asked.
+        probs: the fused distribution, (size,).
+        views: the distributions of the members that were asked, by member index, (size,) each.
 
     """
 
@@ -33,10 +33,10 @@ class Fused:
 
 
 class Mixer:
-    """Makes one distribution of several, for one answer.
+    """Fuses the members' distributions, for one answer.
 
     Args:
-        shared: what all requests of the ensemble share.
+        shared: the state that all requests of the ensemble share.
         weighting: of this request.
         answer: of this request.
 
@@ -48,41 +48,70 @@ class Mixer:
         self._answer = answer
 
     def of(self, weighting: Weighting, answer: Answer) -> Self:
-        """The same for a fork of the request."""
+        """A mixer for a fork of the request."""
         return type(self)(self._shared, weighting, answer)
 
-    def to_union(self, member: int, probs: torch.Tensor) -> torch.Tensor:
-        """A member's probabilities over its own rows as over the union, (size,).
+    def to_probs(
+        self, member: int, logits: torch.Tensor, ids: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """A member's probabilities over its own rows; 0 where a row is neither text nor END.
 
-        At the beginning of an answer, " x" and "x" are one unit where members' templates differ
-        in how they open; the member will write the one it prefers here.
+        Args:
+            member: its index.
+            logits: (vocab_size,).
+            ids: the ids after which they come; the member's history by default.
+
+        Raises:
+            NonFiniteLogitsError: the logits are NaN, infinite or all masked.
+
+        """
+        ids = ids or self._answer.histories[member].ids
+        logits = self._answer.sampler.penalised(logits, ids)
+        probs = self._shared.union.mask(member, logits).softmax(-1)
+        if not math.isfinite(probs[0]):  # NaN spreads over all rows
+            raise NonFiniteLogitsError(
+                f"{self._shared.members[member].name} gave logits that are NaN, infinite or all "
+                f"masked at step {self._answer.position}; try dtype float32 or bfloat16 for it"
+            )
+        return probs
+
+    def to_union(self, member: int, probs: torch.Tensor) -> torch.Tensor:
+        """A member's probabilities over its own rows as its view over the union, (size,).
+
+        At the first step, " x" and "x" are one unit if only some members' templates write a leading
+        space; the member will write the spelling that it prefers here.
+
+        Args:
+            member: its index.
+            probs: over its own rows, (vocab_size,).
+
         """
         view = self._shared.union.project(member, probs)
         self._answer.leading_space.note(member, view)
         return self._answer.leading_space.merge(view)
 
     def spread(self, member: int, probs: torch.Tensor) -> torch.Tensor:
-        """`to_union` of what is not the member's view of this step."""
+        """As `to_union`, for probabilities that are not the member's view of this step."""
         return self._answer.leading_space.merge(self._shared.union.project(member, probs))
 
     def first_pieces(self, member: int) -> torch.Tensor:
-        """For each row of the union, that of the token a member begins to spell it with, (size,).
+        """For each row of the union, the row of the token with which a member begins its unit.
 
-        Its own where it has one.
+        The row itself if the member has it as a token. (size,)
         """
         return self._shared.first_pieces(member)
 
     @property
     def weights_need_probs(self) -> bool:
-        """Whether only whole distributions tell how much members count."""
+        """Whether the weights depend on whole distributions."""
         return self._weighting.reads_probs
 
     def weights_of(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
-        """How much some members count at this step, (members,) of sum 1.
+        """The weights of some members at this step, (members,) of sum 1.
 
         Args:
             members: their indices.
-            probs: their distributions, (members, rows).
+            probs: their distributions, (members, size).
 
         Raises:
             MethodError: the weighting gave no weights.
@@ -97,14 +126,14 @@ class Mixer:
                 f"weighting {self._shared.config.weighting} gave {weights!r:.80}; it must give "
                 f"({len(members)},) weights of a positive sum"
             )
-        return weights if abs(total - 1) < _EXACT else weights / total
+        return weights if abs(total - 1) < _SUM_ERROR else weights / total
 
     def fuse(self, views: Mapping[int, torch.Tensor], rule: Rule | None) -> Fused:
         """See `Request.fuse_views`."""
         shared, answer = self._shared, self._answer
         members = tuple(sorted(views))
         primary = shared.config.primary
-        probs = torch.stack([views[m] for m in members])  # in the most precise of their types
+        probs = torch.stack([views[m] for m in members])  # (members, size), in the widest type
         fused = (rule or shared.rule)(
             Views(
                 probs,
@@ -125,7 +154,7 @@ class Mixer:
         return self.weights_of(members, probs) @ probs
 
     def check(self, probs: torch.Tensor, space: Space) -> None:
-        """Refuse what is no distribution over a space.
+        """Refuse a tensor that is no distribution over a space.
 
         Raises:
             MethodError: it has another shape, another mass than 1, or negative rows.
@@ -138,7 +167,8 @@ class Mixer:
                 f"union, or as many as the space has rows, not {shape}; `fuse` gives one"
             )
         mass = float(probs.sum())
-        is_empty = mass == 0.0 and self._answer.constraint is not None  # nothing wanted is allowed
+        # With a grammar, all units that members give any probability may be forbidden.
+        is_empty = mass == 0.0 and self._answer.constraint is not None
         if not (is_empty or abs(mass - 1) < _MASS_ERROR) or float(probs.min()) < 0:
             config = self._shared.config
             raise MethodError(

@@ -1,10 +1,9 @@
-"""One request: what a decoding method reads, and how it says what was chosen.
+"""One request: the object through which a decoding method asks, reads, fuses and emits.
 
 A method asks for logits (`Request.ask`), reads them as distributions (`read`), perhaps fuses these
 (`fuse`), and emits (`emit_alone`, `emit_fused`, `emit_bytes`), which extends all histories.
 """
 
-import math
 from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
 from typing import Any, Self
@@ -15,7 +14,7 @@ from gac_core.config import SamplingParams
 from gac_core.decoding.answer import Answer
 from gac_core.decoding.mixing import Fused, Mixer
 from gac_core.decoding.shared_state import SharedState
-from gac_core.errors import MethodError, NonFiniteLogitsError
+from gac_core.errors import MethodError
 from gac_core.fusion.rules import Rule
 from gac_core.fusion.weighting import Fixed
 from gac_core.grammar.constraint import Constraint
@@ -28,8 +27,10 @@ from gac_core.tokens.spaces import BYTES, Space
 class Request:
     """The state of one request that methods work on.
 
+    A method yields what `ask` and the `emit` calls give: an `Ask`, or a `Step`.
+
     Args:
-        shared: what all requests of the ensemble share.
+        shared: the state that all requests of the ensemble share.
         prompts: each member's prompt ids.
         sampling: how to draw; its seed is set.
         is_chat: whether the answer begins a turn of its own.
@@ -37,16 +38,16 @@ class Request:
 
     Attributes:
         members: of the ensemble; methods name them by their index.
-        primary: the index of the one that is asked first.
+        primary: the index of the member that gates and drafts ask first.
         union: the union of their vocabularies.
         primary_rows: the primary's own rows, as a space to choose from.
         config: the ensemble's options.
-        options: those of the method, an instance of its spec's model.
+        options: the method's own, an instance of its spec's `options`.
         resource: what the method's spec made for all requests.
         sampling: how to draw.
         is_chat: whether the answer begins a turn of its own.
-        answer: what was written so far.
-        mixer: the members' distributions over the union, and their weights.
+        answer: the text written so far, in each member's ids.
+        mixer: the members' distributions, over their own rows and the union, and their weights.
         finished: set by the driver when the answer has ended.
 
     """
@@ -85,7 +86,7 @@ class Request:
 
     @property
     def others(self) -> tuple[int, ...]:
-        """The members but the primary."""
+        """The indices of all members but the primary."""
         return tuple(m for m in range(len(self.members)) if m != self.primary)
 
     @property
@@ -95,19 +96,19 @@ class Request:
 
     @property
     def position(self) -> int:
-        """How many units were emitted."""
+        """The number of units that were emitted."""
         return self.answer.position
 
     @property
     def steps_left(self) -> int:
-        """How many units may still be emitted."""
+        """The number of units that may still be emitted."""
         return self.answer.steps_left
 
     def fork(self, *, free: bool = False) -> Self:
-        """A copy to try out what comes next; what it reads or emits leaves this one as it is.
+        """A copy on which continuations can be tried; reading and emitting leave this one as it is.
 
         Args:
-            free: of the grammar, too.
+            free: whether the copy drops the grammar.
 
         """
         other = copy(self)
@@ -119,15 +120,15 @@ class Request:
     # ------------------------------------------------ asking and reading
 
     def prepare(self) -> Generator[Ask, Answers, None]:
-        """Ask what the weighting has to know before the first step."""
+        """Ask what the weighting has to know before the first step; called by the driver."""
         yield from self._weighting.start([history.ids for history in self.histories])
 
     def ask(self, *members: int, hidden: bool = False) -> Ask:
         """Ask for the next-token logits of these members, or of all.
 
         Args:
-            members: their indices.
-            hidden: also for the last hidden state, see `Scored.hidden`.
+            members: their indices; all without any.
+            hidden: whether the last hidden state is wanted, too; see `Scored.hidden`.
 
         """
         queries = {}
@@ -142,82 +143,68 @@ class Request:
         Args:
             answers: to `ask`.
 
+        Returns:
+            (vocab_size,) of mass 1 each; 0 where a row is neither text nor END.
+
         Raises:
-            NonFiniteLogitsError: they are no distribution.
+            NonFiniteLogitsError: some logits are NaN, infinite or all masked.
 
         """
         own = {}
         for m in sorted(answers):
             (scored,) = answers[m]
-            own[m] = self.to_probs(m, scored.logits[-1])
+            own[m] = self.mixer.to_probs(m, scored.logits[-1])
             if self._weighting.reads_text:
                 masked = self.union.mask(m, scored.logits)
                 self._weighting.see(m, self.histories[m].ids, masked)
         return own
 
-    def to_probs(
-        self, member: int, logits: torch.Tensor, ids: Sequence[int] | None = None
-    ) -> torch.Tensor:
-        """A member's probabilities over its own rows; 0 where a row is neither text nor END.
-
-        Args:
-            member: whose they are.
-            logits: (rows,).
-            ids: after which they come; its history by default.
-
-        Raises:
-            NonFiniteLogitsError: they are no distribution.
-
-        """
-        logits = self.answer.sampler.penalised(logits, ids or self.histories[member].ids)
-        probs = self.union.mask(member, logits).softmax(-1)
-        if not math.isfinite(probs[0]):  # NaN spreads over all rows
-            raise NonFiniteLogitsError(
-                f"{self.members[member].name} gave logits that are NaN, infinite or all masked at "
-                f"step {self.position}; try dtype float32 or bfloat16 for it"
-            )
-        return probs
-
     # ------------------------------------------------ deciding
 
     def fuse(self, own: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
-        """The distributions of some members over their own rows as one over the union.
+        """Fuse the distributions of some members over their own rows into one over the union.
 
         Args:
-            own: by member index, as `read` gives them.
-            rule: instead of the ensemble's.
+            own: by member index, as `read` gives them, (vocab_size,) each.
+            rule: to use instead of the ensemble's.
+
+        Raises:
+            MethodError: the weighting gave no weights.
 
         """
         views = {m: self.mixer.to_union(m, own[m]) for m in sorted(own)}
         return self.mixer.fuse(views, rule)
 
     def fuse_views(self, views: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
-        """`fuse`, of distributions that are over the union already."""
+        """As `fuse`, for distributions that are over the union already, (size,) each."""
         return self.mixer.fuse(views, rule)
 
     def legal(self, probs: torch.Tensor, space: Space | None = None) -> torch.Tensor:
-        """A distribution given the grammar; unchanged without one. (size,)
+        """A distribution given what the grammar allows next; unchanged without a grammar.
 
         Args:
-            probs: over the space.
-            space: whose rows they are; the primary's own by default.
+            probs: over the space, (size,).
+            space: the space whose rows they are; the primary's own rows by default.
+
+        Returns:
+            (size,) of mass 1; all 0 if nothing that the grammar allows has any probability.
 
         """
         if self.answer.constraint is None:
             return probs
-        legal = probs * self.answer.allowed(space or self.primary_rows)
-        mass = legal.sum()
-        return legal / mass if mass > 0 else legal
+        constrained = probs * self.answer.allowed(space or self.primary_rows)
+        mass = constrained.sum()
+        return constrained / mass if mass > 0 else constrained
 
     # ------------------------------------------------ emitting
 
     def emit_fused(self, fused: Fused, minus: torch.Tensor | None = None) -> Step:
-        """Choose from the fused distribution and write it to every history.
+        """Choose a unit from the fused distribution and write it to every history.
 
         Args:
             fused: as `fuse` gives it.
-            minus: draw from what the distribution has beyond this one, (size,): the residual of
-                speculative sampling, after a unit drawn from this one was not accepted.
+            minus: draw from the residual of speculative sampling, max(0, fused - minus), after a
+                unit that was drawn from `minus` was rejected; (size,) in float64 on the CPU.
 
         Raises:
             MethodError: it is no distribution over the union.
@@ -231,11 +218,11 @@ class Request:
         return self.emit(fused.probs, self.union, fused.views, minus=minus)
 
     def emit_alone(self, probs: torch.Tensor, token: int | None = None) -> Step:
-        """Choose from the primary's distribution over its own rows; write it to every history.
+        """Choose a token from the primary's own distribution and write it to every history.
 
         Args:
-            probs: (rows,).
-            token: what was chosen already.
+            probs: over the primary's rows, (vocab_size,).
+            token: the token's id, if it is chosen already.
 
         """
         views = {self.primary: probs}
@@ -246,6 +233,9 @@ class Request:
 
         Args:
             views: by member index, over the rows of `BYTES`, (257,) each.
+
+        Raises:
+            MethodError: the mean is no distribution.
 
         """
         return self.emit(self.mixer.mean(views), BYTES, views)
@@ -259,13 +249,13 @@ class Request:
         row: int | None = None,
         minus: torch.Tensor | None = None,
     ) -> Step:
-        """Choose from a distribution over any space and write it to every history.
+        """Choose a unit from a distribution over any space and write it to every history.
 
         Args:
-            probs: (size,) over the space.
-            space: whose rows they are: the union, `BYTES`, or `primary_rows`.
+            probs: over the space, (size,).
+            space: the space whose rows they are: the union, `BYTES`, or `primary_rows`.
             views: the distributions of the members that were asked, by member index, (size,) each.
-            row: what was chosen already.
+            row: the row, if it is chosen already.
             minus: see `emit_fused`.
 
         Raises:

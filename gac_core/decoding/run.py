@@ -1,7 +1,7 @@
 """One request in flight: its method's generator, its text, and how it ends.
 
-Drivers differ in who computes the logits; what happens with a step is the same for all of them and
-happens here.
+Drivers differ in how they compute the logits; what happens with a step is the same for all of them
+and happens here.
 """
 
 from collections.abc import Callable, Generator
@@ -18,7 +18,9 @@ from gac_core.grammar.call_tags import CALL_OPENS
 from gac_core.members.base import Answers, Ask
 from gac_core.outputs import FinishReason, MemberUsage, Outcome, Step, Usage
 
-_MOST_ASKS: Final = 10_000  # without a step, beside a hundred for each the answer may have
+# Asks without a step after which a method is refused: so many, and more for a longer answer.
+_MOST_ASKS: Final = 10_000
+_MOST_ASKS_PER_STEP: Final = 100  # that the answer may have
 
 Sink = Callable[[Step], None]
 
@@ -28,8 +30,8 @@ class Run:
 
     Args:
         method: makes the generator.
-        request: what it works on.
-        sink: called with every step, text and outcome filled in.
+        request: the request it decodes.
+        sink: called with every step, with text and outcome filled in.
 
     """
 
@@ -52,7 +54,10 @@ class Run:
             answers: to the last ask; None to begin.
 
         Returns:
-            What to compute next, or None when the request is finished.
+            What to compute next, or None if the request is finished.
+
+        Raises:
+            MethodError: the method broke a rule of methods.
 
         """
         # Inference mode is entered and left here: it must never span a yield.
@@ -71,7 +76,7 @@ class Run:
             return event
 
     def _check(self, event: Ask | Step) -> None:
-        """Refuse a method that breaks what is agreed, or that asks for ever without a step."""
+        """Refuse a method that breaks a rule of methods, or that asks for ever without a step."""
         if isinstance(event, Step):
             self._asks, self._steps = 0, self._steps + 1
             return
@@ -80,7 +85,7 @@ class Run:
             raise MethodError(
                 "the method emitted a step and did not yield it; yield what emit gives"
             )
-        if self._asks > _MOST_ASKS + 100 * self.request.sampling.max_new_tokens:
+        if self._asks > _MOST_ASKS + _MOST_ASKS_PER_STEP * self.request.sampling.max_new_tokens:
             raise MethodError(
                 f"the method asked {self._asks} times without a step; it must emit one"
             )
@@ -102,12 +107,12 @@ class Run:
         return event
 
     def close(self) -> None:
-        """Give the method up."""
+        """End the method's generator."""
         self.request.finished = True
         self._decoder.close()
 
     def _complete(self, step: Step) -> Step:
-        """The step with the text that became certain and, if it is the last, the outcome."""
+        """The step with the text that is certain with it and, if it is the last, the outcome."""
         self._fused_steps += step.decided_by == "ensemble"
         text = self._stops.push(self._text.push(step.unit))
         reason = self._finish_reason(step)

@@ -1,8 +1,8 @@
-"""From a distribution to one unit: greedy, or drawn with an explicit uniform number.
+"""From a distribution to one row: greedy, or drawn with an explicit uniform number.
 
-The uniform of a step depends on the seed and the step's position alone, and the unit is read off
-the fused distribution with it. So batching, caching and drafting change the speed, never the text.
-transformers are imported where they are used, since methods' options are read without them.
+The uniform number of a step depends on the seed and the step's position alone, and the row is read
+off the distribution with it. So batching, caching and drafting change the speed, never the text.
+transformers is imported where it is used, since methods' options are read without it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 
 class Sampler:
-    """How the units of one answer are chosen.
+    """Chooses the rows of one answer: greedy, or with temperature, top-k, top-p (nucleus), min-p.
 
     Args:
         params: of the request; its seed is set.
+
+    Attributes:
+        seed: of the request.
+        is_greedy: whether the most probable row is always chosen.
 
     """
 
@@ -38,7 +42,7 @@ class Sampler:
         """Logits with ids already in the text made less likely (https://arxiv.org/abs/1909.05858).
 
         Args:
-            logits: (rows,).
+            logits: (vocab_size,).
             ids: the member's own ids of prompt and answer so far.
 
         """
@@ -52,10 +56,10 @@ class Sampler:
         """The row that is greedy, or drawn for this position.
 
         Args:
-            probs: (rows,), need not sum to 1; rows of 0 are never chosen.
+            probs: (size,), need not sum to 1; rows of 0 are never chosen.
             position: of the step.
-            minus: draw from what `to_draw` has beyond this distribution, (rows,) in float64: the
-                residual of speculative sampling.
+            minus: draw from the residual of speculative sampling, max(0, `to_draw` - minus), if
+                any is left; (size,) in float64 on the CPU.
 
         """
         if self.is_greedy:
@@ -67,7 +71,7 @@ class Sampler:
         return choose(probs, self._warpers, uniform_at(self.seed, position))
 
     def to_draw(self, probs: torch.Tensor) -> torch.Tensor:
-        """A distribution after temperature and filters, of mass 1, in float64 on the CPU."""
+        """A distribution after temperature and filters, (size,) of mass 1 in float64 on the CPU."""
         probs = warped(probs, self._warpers)
         return probs / probs.sum()
 
@@ -78,7 +82,7 @@ def uniform_at(seed: int, position: int, stream: int = 0) -> float:
     Args:
         seed: of the request.
         position: of the step.
-        stream: others are independent, for methods that need several numbers at a step.
+        stream: numbers of other streams are independent, for methods that need several at a step.
 
     """
     counter = position + (stream << 64)
@@ -108,7 +112,7 @@ def make_warpers(params: SamplingParams) -> LogitsProcessorList:
 
 
 def make_penalty(params: SamplingParams) -> RepetitionPenaltyLogitsProcessor | None:
-    """What makes ids that are in the text already less likely, if that is asked for."""
+    """The processor that makes ids in the text less likely; None if there is no penalty."""
     from transformers import RepetitionPenaltyLogitsProcessor
 
     if params.repetition_penalty == 1.0:
@@ -120,7 +124,7 @@ def top_row(probs: torch.Tensor) -> int:
     """The most probable row; the lowest of equal ones.
 
     Args:
-        probs: (rows,), all finite.
+        probs: (size,), all finite.
 
     """
     if probs.is_cpu:
@@ -129,10 +133,10 @@ def top_row(probs: torch.Tensor) -> int:
 
 
 def choose(probs: torch.Tensor, warpers: LogitsProcessorList, uniform: float | None) -> int:
-    """The row chosen: the most probable one, or the one the uniform number falls on.
+    """The row chosen: the most probable one, or the one on which the uniform number falls.
 
     Args:
-        probs: (rows,), need not sum to 1; rows of 0 are never chosen.
+        probs: (size,), need not sum to 1; rows of 0 are never chosen.
         warpers: temperature and filters; not used without a uniform number.
         uniform: in [0, 1), or None for greedy.
 
@@ -143,7 +147,7 @@ def choose(probs: torch.Tensor, warpers: LogitsProcessorList, uniform: float | N
 
 
 def warped(probs: torch.Tensor, warpers: LogitsProcessorList) -> torch.Tensor:
-    """What is drawn from: (rows,) in float64 on the CPU, of mass 1 if there are warpers."""
+    """The distribution to draw from, of mass 1 if there are warpers; (size,) of float64 on CPU."""
     probs = probs.cpu().to(torch.float64)  # some accelerators have no float64
     if warpers:
         scores = probs.log()
@@ -153,15 +157,15 @@ def warped(probs: torch.Tensor, warpers: LogitsProcessorList) -> torch.Tensor:
 
 
 def draw(probs: torch.Tensor, uniform: float) -> int:
-    """The row that a uniform number falls on.
+    """The row on which a uniform number falls.
 
     Args:
-        probs: (rows,), need not sum to 1.
+        probs: (size,), need not sum to 1.
         uniform: in [0, 1).
 
     """
     cumulated = probs.cumsum(-1)
     row = int(torch.searchsorted(cumulated, cumulated[-1] * uniform, right=True))
-    if row >= len(probs) or float(probs[row]) == 0.0:  # the uniform fell on the last rounding error
+    if row >= len(probs) or float(probs[row]) == 0.0:  # the number fell on the last rounding error
         row = int(probs.nonzero()[-1])
     return row

@@ -1,4 +1,4 @@
-"""What all requests of an ensemble share."""
+"""The state that all requests of an ensemble share."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,15 +18,16 @@ from gac_core.tokens.union import UnionVocabulary
 
 @dataclass(frozen=True)
 class SharedState:
-    """What all requests of an ensemble share.
+    """The state that all requests of an ensemble share.
 
     Attributes:
-        config: the active options, those of the method among them.
+        members: of the ensemble.
         union: of the members' vocabularies.
         units: what answers are made of: the rows of the union, or bytes.
-        rule: the fusion rule of that name.
-        weighting: the class of that name.
-        resource: what the method's spec made; None if it makes nothing.
+        config: the active options, those of the method among them.
+        rule: the fusion rule that `config` names.
+        weighting: the class of weighting that `config` names.
+        resource: what the method's spec made for all requests; None if it makes nothing.
 
     """
 
@@ -40,7 +41,7 @@ class SharedState:
 
     @cached_property
     def primary_rows(self) -> PrimaryRows:
-        """The space of what the primary decides alone."""
+        """The space of the steps that the primary decides alone."""
         return PrimaryRows(self.union)
 
     @cached_property
@@ -50,10 +51,11 @@ class SharedState:
         return torch.tensor(weights, dtype=torch.float64)
 
     def first_pieces(self, member: int) -> torch.Tensor:
-        """For each row of the union, the row of the token a member begins to spell it with.
+        """For each row of the union, the row of the token with which a member begins its unit.
 
-        Its own where it has one, or where the row is no text; (size,). Made when first needed,
-        which takes a second for large vocabularies.
+        The row itself if the member has it as a token, or if it is no text. (size,)
+
+        Made when first needed, which takes a second for large vocabularies.
         """
         if member not in self._first_pieces:
             union, tokenizer = self.union, self.members[member].tokenizer
@@ -61,7 +63,7 @@ class SharedState:
             pieces = torch.arange(union.size)
             for unit, row in union.rows.items():
                 if row in lacking:
-                    with suppress(CannotSpellError):  # then no member may write it
+                    with suppress(CannotSpellError):  # such a unit is masked for all members
                         pieces[row] = union.row_of(member, tokenizer.encode(unit)[0])
             self._first_pieces[member] = pieces.to(union.device)
         return self._first_pieces[member]

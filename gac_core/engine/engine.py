@@ -1,9 +1,9 @@
-"""The engine: one thread drives all running requests.
+"""The engine: one thread drives all running requests, with continuous batching.
 
-Whenever a place is free, it takes all queries that wait for one of its members and answers them in
-shared forward passes. A request goes on as soon as its own ask is answered; there is no global
-beat. Where all members live in one place the engine's thread computes itself; else each place has a
-worker thread, so that they compute at the same time.
+As soon as a place (a device) is free, it takes all queries that wait for one of its members and
+answers them in shared forward passes. A request goes on as soon as its own ask is answered, and
+others may join or leave between any two passes. If all members are in one place, the engine's
+thread computes itself; else each place has a worker thread, so that they compute at the same time.
 """
 
 import atexit
@@ -22,12 +22,12 @@ from gac_core.engine.workers import Batch, Worker, workers_of
 from gac_core.errors import EngineClosedError
 from gac_core.members.base import Ask, Member
 
-_ENGINES: "weakref.WeakSet[Engine]" = weakref.WeakSet()
+_ENGINES: "weakref.WeakSet[Engine]" = weakref.WeakSet()  # all that may still be computing
 
 
 @atexit.register
 def _close_all() -> None:
-    """No model may be computing while the interpreter goes away."""
+    """Close all engines: no model may be computing while the interpreter shuts down."""
     for engine in list(_ENGINES):
         engine.close()
 
@@ -51,14 +51,23 @@ class Engine:
         self._is_closed = False
         self._serials = itertools.count()
         _ENGINES.add(self)
-        # Below: the engine's thread only.
+        # Below: used by the engine's thread only.
         self._waiting: deque[Job] = deque()
         self._running: dict[int, Job] = {}  # by serial number
 
     # ------------------------------------------------ any thread
 
     def submit(self, method: Method, request: Request, sink: Sink, on_error: OnError) -> Job:
-        """Have a request decoded; `sink` and `on_error` are called in the engine's thread.
+        """Have a request decoded.
+
+        Args:
+            method: decodes it.
+            request: the request.
+            sink: called with every step, in the engine's thread.
+            on_error: called with the error that ended the request, if one did; in that thread, too.
+
+        Returns:
+            The job, with which the request can be cancelled.
 
         Raises:
             EngineClosedError: the engine was closed.
@@ -75,7 +84,7 @@ class Engine:
         return job
 
     def stop(self) -> None:
-        """Have the engine stop soon, without waiting; may be called by a finalizer, anywhere."""
+        """Have the engine stop soon, without waiting; finalizers may call it in any thread."""
         self._is_closed = True
         self._inbox.put(None)
 
@@ -97,7 +106,7 @@ class Engine:
                 for worker in self._workers:
                     if not worker.is_busy and (batch := self._next_batch(worker)):
                         worker.start(batch, self._members[batch.member].scorer, self._inbox.put)
-        except BaseException as bug:  # no caller may wait for ever because of a bug of ours
+        except BaseException as bug:  # callers must not wait for ever because of a bug in here
             error = bug
             raise
         finally:
@@ -118,10 +127,10 @@ class Engine:
                 member.scorer.clear()
 
     def _handle_inbox(self) -> bool:
-        """Handle everything that has come, waiting only if there is nothing to compute.
+        """Handle all items of the inbox, waiting for one only if there is nothing to compute.
 
         Returns:
-            Whether to go on.
+            Whether to go on; False after `stop`.
 
         """
         while True:
@@ -147,7 +156,7 @@ class Engine:
         return any(not w.is_busy and self._asked_members(w) for w in self._workers)
 
     def _asked_members(self, worker: Worker) -> list[int]:
-        """The worker's members that queries wait for."""
+        """The worker's members for which queries wait."""
         jobs = self._running.values()
         return [m for m in worker.members if any(job.waits_for(m) for job in jobs)]
 
@@ -159,7 +168,7 @@ class Engine:
                 self._resume(job, begin=True)
 
     def _next_batch(self, worker: Worker) -> Batch | None:
-        """All that waits for one of the worker's members; members take turns."""
+        """All jobs that wait for one of the worker's members; its members take turns."""
         asked = self._asked_members(worker)
         if not asked:
             return None
@@ -172,7 +181,7 @@ class Engine:
         return Batch(member, jobs)
 
     def _complete(self, batch: Batch) -> None:
-        """Hand the answers of a batch out; a job whose ask is complete goes on."""
+        """Give the answers of a batch to its jobs; a job whose ask is complete goes on."""
         for worker in self._workers:
             if batch.member in worker.members:
                 worker.is_busy = False
@@ -190,7 +199,7 @@ class Engine:
         answers, job.answers, job.ask = job.answers, {}, Ask({})
         try:
             ask = job.run.resume(None if begin else answers)
-        except Exception as error:  # of a method or a sink: its owner's, not the engine's
+        except Exception as error:  # an error in a method or a sink fails that request only
             self._fail(job, error)
             return
         if ask is None or job.is_over:
@@ -203,7 +212,7 @@ class Engine:
         self._finish(job)
 
     def _finish(self, job: Job) -> None:
-        """A request is over: its generator and the memory of its sequences go."""
+        """End a request: close its generator and free its sequences in the members' caches."""
         del self._running[job.serial]
         job.run.close()
         for worker in self._workers:

@@ -1,4 +1,4 @@
-"""One request in the engine."""
+"""A job: one request in the engine."""
 
 from collections.abc import Callable, Hashable
 
@@ -11,21 +11,23 @@ OnError = Callable[[BaseException], None]
 
 
 class Job:
-    """A request from its submission to its end: its run, its open ask, the answers that came.
+    """A request from its submission to its end: its run, its open ask, the answers so far.
 
     Args:
-        serial: unique in the engine.
-        method: decodes it.
-        request: what is decoded.
-        sink: is given every step, in the engine's thread.
-        on_error: is given the error that ended it, if one did.
-        wake: has the engine look at it; may be called from any thread.
+        serial: a number that is unique in the engine.
+        method: decodes the request.
+        request: the request.
+        sink: called with every step, in the engine's thread.
+        on_error: called with the error that ended the request, if one did.
+        wake: puts the job into the engine's inbox; may be called from any thread.
 
     Attributes:
+        serial: a number that is unique in the engine.
         is_over: whether it is finished, failed or cancelled; nothing is delivered then.
-        ask: what it waits for.
-        answers: what has come of that, by member index.
-        keys: names of its sequences in the scorers, by member index.
+        run: the method at work on the request.
+        ask: the queries it waits for.
+        answers: those answers that have been computed, by member index.
+        keys: names of its sequences in the members' caches, by member index.
 
     """
 
@@ -54,7 +56,7 @@ class Job:
             self._sink(step)
 
     def cancel(self) -> None:
-        """Stop computing for it within one round; nothing more is delivered."""
+        """Stop the request; nothing more is computed after the pass under way, nor delivered."""
         if not self.is_over:
             self.is_over = True
             self._wake(self)
@@ -66,9 +68,9 @@ class Job:
             self._on_error(error)
 
     def key(self, query: Query) -> Hashable:
-        """The name of the query's sequence in a scorer."""
+        """The name of the query's sequence in a member's cache."""
         return (self.serial, query.branch)
 
     def waits_for(self, member: int) -> bool:
-        """Whether a member was asked and has not answered yet."""
+        """Whether queries to a member are not answered yet."""
         return member in self.ask.queries and member not in self.answers

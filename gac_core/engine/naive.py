@@ -1,4 +1,4 @@
-"""The naive driver: no cache, no batch, no thread. The oracle that the engine must equal."""
+"""The naive driver: no cache, no batch, no thread. The engine must give the same answers."""
 
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Run
@@ -6,7 +6,13 @@ from gac_core.outputs import Output, Step
 
 
 def run_naively(method: Method, request: Request) -> Output:
-    """Answer every ask with plain forward passes over whole histories."""
+    """Decode a request, answering every ask with plain forward passes over whole histories.
+
+    Args:
+        method: decodes it.
+        request: from `Runtime.request`.
+
+    """
     steps: list[Step] = []
     run = Run(method, request, steps.append)
     ask = run.resume()

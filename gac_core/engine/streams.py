@@ -1,7 +1,8 @@
-"""Steps as they come, for threads and for asyncio.
+"""Streams of steps, for threads and for asyncio.
 
-A stream that is closed, left or forgotten cancels its request. Classes, not generators: they are
-submitted at once, so mistakes show where they are made, and they stop even if never iterated.
+A stream that is closed, left or garbage-collected cancels its request. Streams are classes and not
+generators: the request is submitted at once, so an error is raised by the call that made it, and
+the request stops even if the stream is never iterated.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ Submit = Callable[[Sink, OnError], Job]
 
 
 class _Closed:
-    """Stands in the inbox of a stream that was closed."""
+    """Put into the inbox of a stream to end it."""
 
 
 Item = Step | BaseException | _Closed
@@ -27,14 +28,14 @@ _End = TypeVar("_End", bound=BaseException)
 
 
 class _Inbox(Generic[_End]):
-    """What both kinds of stream do with what the engine posts.
+    """The part of a stream that both kinds share: reading what the engine posts, and ending.
 
     Attributes:
         is_complete: whether the last step was read.
 
     """
 
-    _exhausted: type[_End]  # what ends an iteration
+    _exhausted: type[_End]  # the exception that ends an iteration
     _job: Job | None = None
 
     def __init__(self, submit: Submit, post: Callable[[Item], None], owner: object) -> None:
@@ -45,7 +46,7 @@ class _Inbox(Generic[_End]):
         self._job = submit(post, post)
 
     def _read(self, item: Item) -> Step:
-        """The step that an item is; else what ends the iteration."""
+        """The item, if it is a step; else raise the error, or the exception that ends iteration."""
         if isinstance(item, Step) and item.outcome is None:
             return item
         self._end()
@@ -59,16 +60,16 @@ class _Inbox(Generic[_End]):
     def _end(self) -> None:
         self._is_over = True
         self._owner = None
-        self._post(_CLOSED)  # for other readers that wait
+        self._post(_CLOSED)  # for other threads or tasks that wait for a step
 
     def time_out(self) -> None:
-        """Stop the request; what was made so far can still be read."""
+        """Stop the request; steps made so far can still be read."""
         if self._job is not None:
             self._job.cancel()
         self._post(_CLOSED)
 
     def close(self) -> None:
-        """Stop the request; what has not been read is lost."""
+        """Stop the request; steps that have not been read are lost."""
         if self._job is not None:
             self._job.cancel()
         self._end()
@@ -79,10 +80,10 @@ class _Inbox(Generic[_End]):
 
 
 class Stream(_Inbox[StopIteration]):
-    """An iterator over steps, the last of which carries the outcome.
+    """An iterator over the steps of one answer, the last of which carries the outcome.
 
-    Use it as a context manager, or call `close` from any thread, to stop early; dropping it does so
-    as well. It keeps its ensemble alive.
+    Use it as a context manager, or call `close` from any thread, to stop early; dropping the last
+    reference to it does so as well. It keeps its ensemble alive.
     """
 
     _exhausted = StopIteration
@@ -112,8 +113,8 @@ class Stream(_Inbox[StopIteration]):
 class AsyncStream(_Inbox[StopAsyncIteration]):
     """`Stream` for asyncio.
 
-    A task that is cancelled while it waits for a step loses nothing and may go on later
-    (`asyncio.wait_for`); one that leaves the stream behind stops the request.
+    A task that is cancelled while it waits for a step (by `asyncio.wait_for`) loses none and may go
+    on reading later; dropping the stream stops the request.
     """
 
     _exhausted = StopAsyncIteration
@@ -146,7 +147,7 @@ class AsyncStream(_Inbox[StopAsyncIteration]):
 
 
 class Completion:
-    """A request whose steps are wanted all at once: its owner is woken only at the end."""
+    """A request that is waited for as a whole: its caller is woken only at the end."""
 
     def __init__(self, submit: Submit) -> None:
         self._steps: list[Step] = []
@@ -159,7 +160,7 @@ class Completion:
             self._end.put(None)
 
     def steps(self) -> list[Step]:
-        """Wait for the last step; the error, if there was one."""
+        """Wait for the end of the answer; all its steps, or the error that ended it is raised."""
         error = self._end.get()
         if error is not None:
             raise error
@@ -171,7 +172,7 @@ class Completion:
 
 
 def _poster(loop: asyncio.AbstractEventLoop, items: asyncio.Queue[Item]) -> Callable[[Item], None]:
-    """A function that posts from any thread, without holding on to the stream."""
+    """A function that posts from any thread, without a reference to the stream."""
 
     def post(item: Item) -> None:
         try:

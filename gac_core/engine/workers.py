@@ -1,4 +1,4 @@
-"""Who computes: one worker for each place where members live."""
+"""Workers: one for each place (device) where members compute."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +14,9 @@ class Batch:
     """Queries of one member that are computed together.
 
     Attributes:
-        member: its index.
-        jobs: whose queries they are.
-        answers: what was computed, by the jobs' serial numbers.
+        member: the member's index.
+        jobs: the jobs that wait for it.
+        answers: the answers to each job's queries, by its serial number.
         failures: errors of single jobs, by serial number.
 
     """
@@ -28,14 +28,15 @@ class Batch:
 
 
 class Worker:
-    """Computes for the members of one place, in the engine's own thread or in one of its own.
+    """Computes for the members of one place, in the engine's thread or in a thread of its own.
 
     Args:
         members: their indices.
-        own_thread: whether it has one, so that several places compute at the same time.
+        own_thread: whether it has a thread, so that several places compute at the same time.
 
     Attributes:
-        is_busy: whether a batch is under way.
+        members: their indices.
+        is_busy: whether a batch is being computed.
         last_served: the member of the last batch; members of one place take turns.
 
     """
@@ -47,7 +48,7 @@ class Worker:
         self._executor = ThreadPoolExecutor(1, "gac-worker") if own_thread else None
 
     def do(self, task: Callable[[], None]) -> None:
-        """Run something that touches the members' memory, in order with the batches."""
+        """Run a task that uses the members' caches, in order with the batches."""
         if self._executor is None:
             task()
         else:
@@ -55,7 +56,7 @@ class Worker:
                 self._executor.submit(task)
 
     def start(self, batch: Batch, scorer: Scorer, post: Callable[[Batch], None]) -> None:
-        """Compute a batch and post it back."""
+        """Compute a batch, then call `post` with it."""
         self.is_busy = True
 
         def work() -> None:
@@ -65,13 +66,13 @@ class Worker:
         self.do(work)
 
     def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the batch that is being computed."""
         if self._executor is not None:
             self._executor.shutdown(wait=True)
 
 
 def workers_of(members: Sequence[Member]) -> list[Worker]:
-    """A worker for each place; a single one computes in the engine's own thread."""
+    """A worker for each place; a single one computes in the engine's thread."""
     by_place: dict[object, list[int]] = {}
     for index, member in enumerate(members):
         by_place.setdefault(member.scorer.place, []).append(index)
@@ -79,7 +80,7 @@ def workers_of(members: Sequence[Member]) -> list[Worker]:
 
 
 def _compute(batch: Batch, scorer: Scorer) -> None:
-    """Answer all queries in shared passes; if that fails, one by one to find whose fault it is."""
+    """Answer all queries in shared passes; if that fails, job by job, so that only some fail."""
     try:
         _score(batch, batch.jobs, scorer)
     except Exception as error:

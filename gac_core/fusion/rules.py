@@ -1,7 +1,7 @@
 """Fusion rules: the members' distributions become one. Pure functions.
 
-A rule takes `Views` and returns (rows,) of mass 1 over the union. Add one of your own with
-`register_fusion`.
+A rule takes `Views` and returns probabilities over the union, (size,) of mass 1. Add one of your
+own with `register_fusion`.
 """
 
 from collections.abc import Callable
@@ -12,23 +12,24 @@ import torch
 
 from gac_core.tokens.union import UnionVocabulary
 
-_UNITE_TOP: Final = 10
-_CORE_BETA: Final = 2.0
+_UNITE_TOP: Final = 10  # units of each member that UniTE fuses
+_CORE_BETA: Final = 2.0  # how fast a unit counts less with its distance from the mean, in CoRE
 
 
 @dataclass(frozen=True)
 class Views:
-    """What the members think of the next unit.
+    """The distributions of the members that were asked over the next unit, and their weights.
 
     Attributes:
-        probs: (members, rows) over the union, each row of mass 1.
+        probs: over the union, (members, size), of mass 1 for each member.
         weights: (members,) of sum 1, all positive.
-        primary: the index among them of the member asked first; None if it was not asked.
-        union: tells the unit of a row, and who has it.
-        members: their indices in the union.
-        first_pieces: for a member's index, the row of the first token with which it spells the
-            unit of each row; its own where it has one, (rows,).
-        allowed: with a grammar, the rows that may come, (rows,) of bool.
+        primary: the primary's index in `probs`; None if it was not asked.
+        union: the union vocabulary; gives the unit of a row and the members that have it.
+        members: the indices in the ensemble of the members in `probs`.
+        first_pieces: a function from an index in the ensemble to (size,): for each row, the row of
+            the first token with which that member writes the row's unit; the row itself if the
+            member has it.
+        allowed: with a grammar, which rows it allows next, (size,) of bool.
 
     """
 
@@ -52,16 +53,16 @@ def mean(views: Views) -> torch.Tensor:
 def geometric(views: Views) -> torch.Tensor:
     """The weighted geometric mean, normalised: a product of experts.
 
-    A unit that a member lacks counts there as the first token it would spell it with; a unit that
-    no member has stays at 0.
+    For a unit that a member lacks, it gives the probability of the first token with which it would
+    write that unit; a unit to which all members give 0 stays at 0.
     """
     logs = _with_first_pieces(views).clamp_min(torch.finfo(views.probs.dtype).tiny).log()
-    nobody = (views.probs <= 0).all(0)
-    return (views.weights @ logs).masked_fill(nobody, -torch.inf).softmax(-1)
+    is_impossible = (views.probs <= 0).all(0)
+    return (views.weights @ logs).masked_fill(is_impossible, -torch.inf).softmax(-1)
 
 
 def _with_first_pieces(views: Views) -> torch.Tensor:
-    """The members' distributions, and a first piece's probability for units they lack."""
+    """The members' distributions, with a first piece's probability for units they lack."""
     return torch.stack(
         [
             torch.where(
@@ -73,10 +74,10 @@ def _with_first_pieces(views: Views) -> torch.Tensor:
 
 
 def unite(views: Views) -> torch.Tensor:
-    """UniTE (https://arxiv.org/abs/2410.03777): the mean over the union of all top tens only.
+    """UniTE (https://arxiv.org/abs/2410.03777): the mean over the union of the members' top tens.
 
-    A member that lacks a unit as a token gives it the logit of the first token it would spell it
-    with; each member's distribution is then renormalised over those units.
+    A member that lacks a unit as a token gives it the logit of the first token with which it would
+    write it; each member's distribution is then renormalised over those units.
     """
     candidates = views.probs if views.allowed is None else views.probs * views.allowed
     values, tops = candidates.topk(min(_UNITE_TOP, candidates.shape[-1]), dim=-1)
@@ -95,12 +96,12 @@ def core(views: Views) -> torch.Tensor:
 
     Each member's probability of a unit is scaled by how near it is to the mean, and the member by
     the sum of these scales over its entropy; the primary counts at least as much as all others.
-    Where the winner and the primary's own best unit begin alike, they change places.
+    If the most probable unit and the primary's own begin alike, their probabilities are swapped.
     """
     probs, weights = views.probs, views.weights
     distance = (probs - weights @ probs).abs()
     floor = torch.exp(probs.new_tensor(-_CORE_BETA))
-    near = (torch.exp(-_CORE_BETA * distance) - floor) / (1 - floor)  # (members, rows)
+    near = (torch.exp(-_CORE_BETA * distance) - floor) / (1 - floor)  # (members, size)
     has = probs > 0
     trust = weights * (near * has.any(0)).sum(-1) / entropy(probs)
     if views.primary is not None:
@@ -119,6 +120,6 @@ def core(views: Views) -> torch.Tensor:
 
 
 def entropy(probs: torch.Tensor) -> torch.Tensor:
-    """In nats, kept above 0 so that one may divide by it. (..., rows) to (...)"""
+    """The entropy in nats, kept above 0 so that one may divide by it: (..., size) to (...)."""
     nats: torch.Tensor = torch.special.entr(probs).sum(-1)
     return nats.clamp_min(torch.finfo(probs.dtype).eps)

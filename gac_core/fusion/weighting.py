@@ -1,6 +1,6 @@
-"""How much each member counts: fixed, or by what it made of the prompt, the text, the next unit.
+"""How much each member counts: fixed, or by how well it predicts the prompt or the text.
 
-A weighting is a class; each request has an object of it. Those of ours multiply the configured
+A weighting is a class; each request has an object of it. The built-in ones multiply the configured
 weights by evidence to the power of `temper`. Add one of your own with `register_weighting`.
 """
 
@@ -14,27 +14,30 @@ from gac_core.fusion.rules import entropy
 from gac_core.members.base import Answers, Ask, Query
 from gac_core.tokens.history import common_prefix
 
-_PROMPT_CHUNK: Final = 256  # positions of a prompt whose logits are held at a time
+_PROMPT_CHUNK: Final = 256  # positions of a prompt; logits of only so many are in memory at a time
 
 
 class Weighting:
     """Base of all weightings: the configured weights, at every step.
 
     A subclass overrides what it needs: `start` to ask about the prompts, `positions` and `see` to
-    learn from what members read, `weigh` to say how much they count, `copy` if a deep copy of what
-    it has learnt costs too much.
+    score the members' texts, `weigh` to compute their weights, `copy` if a deep copy of its scores
+    costs too much.
 
     Args:
         weights: as configured, (members,) of sum 1, in float64.
         temper: the exponent of the evidence; 0 leaves the weights as they are.
 
     Example:
-        >>> import torch
-        >>> from gac_core import Weighting, register_weighting
+        >>> from gac_core import Ensemble, Weighting, register_weighting
         >>> class Surest(Weighting):
         ...     def weigh(self, members, probs):
         ...         return self.shares(members, probs) * probs.amax(-1)
         >>> register_weighting("surest", Surest)
+        >>> chat = [{"role": "user", "content": "What is 77 - 49?"}]
+        >>> with Ensemble.pocket(weighting="surest") as ensemble:
+        ...     print(ensemble.generate(chat).text)
+        77 - 49 = 28
 
     """
 
@@ -50,41 +53,44 @@ class Weighting:
         self,
         prompts: Sequence[Sequence[int]],  # noqa: ARG002  (for subclasses)
     ) -> Generator[Ask, Answers, None]:
-        """Begin an answer; ask what has to be known before its first step.
+        """Begin an answer; ask all that has to be known before its first step.
 
         Args:
             prompts: each member's prompt ids.
+
+        Yields:
+            What is asked, answered as a method's asks are.
 
         """
         yield from ()
 
     def positions(self, member: int, ids: Sequence[int]) -> int:  # noqa: ARG002
-        """After how many of the last positions of these ids `see` wants logits; 1 or more."""
+        """The number of last positions of these ids at which `see` needs logits; 1 or more."""
         return 1
 
     def see(self, member: int, ids: Sequence[int], logits: torch.Tensor) -> None:
-        """Learn what a member thinks of its ids.
+        """Score a member's ids by its logits; called by `Request.read` if `reads_text` is set.
 
         Args:
             member: its index.
             ids: prompt and answer so far.
             logits: after the last positions, ``positions(member, ids)`` or more, masked,
-                (positions, rows of the member).
+                (positions, vocab_size).
 
         """
 
     def weigh(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
-        """How much some members count at this step, (members,); scaled to sum 1 afterwards.
+        """The weights of some members at this step, (members,); scaled to sum 1 afterwards.
 
         Args:
             members: their indices.
-            probs: their distributions, (members, rows).
+            probs: their distributions over the union or over bytes, (members, size).
 
         """
         return self.shares(members, probs)
 
     def shares(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
-        """The fixed weights of some members, (members,) of sum 1, where and as `probs` are."""
+        """The configured weights of some members, (members,) of sum 1, in the type of `probs`."""
         key = (tuple(members), probs.dtype, probs.device)
         if key not in self._shares:
             weights = self.weights[list(members)]
@@ -92,7 +98,7 @@ class Weighting:
         return self._shares[key]
 
     def copy(self) -> Self:
-        """Another one that learns on its own from here, for a fork of the request."""
+        """A copy with scores of its own, for a fork of the request."""
         return deepcopy(self)
 
 
@@ -102,7 +108,7 @@ class Fixed(Weighting):
     reads_probs = False
 
     def copy(self) -> Self:
-        """The same: there is nothing it learns."""
+        """Itself, since it keeps no scores."""
         return self
 
 
@@ -114,14 +120,14 @@ class ByEntropy(Weighting):
         return by_entropy(self.shares(members, probs), probs, self.temper)
 
     def copy(self) -> Self:
-        """The same: there is nothing it learns."""
+        """Itself, since it keeps no scores."""
         return self
 
 
 class ByPrompt(Weighting):
     """Weights by how well members predict the prompt (https://arxiv.org/abs/2404.11531).
 
-    Its logits are asked for in pieces, since all of them would be large.
+    The logits of a prompt are asked for in chunks, since all of them would be large.
     """
 
     reads_probs = False
@@ -147,7 +153,7 @@ class ByPrompt(Weighting):
         self._shares.clear()
 
     def copy(self) -> Self:
-        """The same: what it learns it knows before the first step."""
+        """Itself, since its scores are complete before the first step."""
         return self
 
 
@@ -158,16 +164,16 @@ class Posterior(Weighting):
     reads_probs = False
 
     def start(self, prompts: Sequence[Sequence[int]]) -> Generator[Ask, Answers, None]:
-        """Nothing is asked: what follows the prompts is scored."""
+        """Ask nothing; only the text after the prompts is scored."""
         self._texts = tuple(Likelihood(ids) for ids in prompts)
         yield from ()
 
     def positions(self, member: int, ids: Sequence[int]) -> int:
-        """As many as were not scored yet, and the next one."""
+        """The positions that are not scored yet, and the one before the next id."""
         return self._texts[member].last(ids)
 
     def see(self, member: int, ids: Sequence[int], logits: torch.Tensor) -> None:
-        """Score what is new in the member's ids."""
+        """Score the ids that are new."""
         self._texts[member].see(ids, logits)
 
     def weigh(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
@@ -176,18 +182,18 @@ class Posterior(Weighting):
         return by_evidence(self.shares(members, probs), logs, self.temper)
 
     def copy(self) -> Self:
-        """One with scores of its own."""
+        """A copy with scores of its own."""
         other = copy(self)
         other._texts = tuple(text.copy() for text in self._texts)
         return other
 
 
 def by_entropy(weights: torch.Tensor, probs: torch.Tensor, temper: float = 1.0) -> torch.Tensor:
-    """Weights in inverse proportion to the members' entropies at this step.
+    """Weights in inverse proportion to the members' entropies at this step, (members,) of sum 1.
 
     Args:
         weights: (members,).
-        probs: (members, rows).
+        probs: (members, size).
         temper: exponent; 0 leaves the weights as they are.
 
     """
@@ -195,7 +201,7 @@ def by_entropy(weights: torch.Tensor, probs: torch.Tensor, temper: float = 1.0) 
 
 
 def by_evidence(weights: torch.Tensor, logs: torch.Tensor, temper: float = 1.0) -> torch.Tensor:
-    """Weights times evidence, of sum 1.
+    """Weights times evidence to the power of `temper`, (members,) of sum 1.
 
     With the log-probability of the text so far this is the posterior of a mixture of members; with
     minus the log-perplexity of the prompt it is PackLLM (https://arxiv.org/abs/2404.11531), whose
@@ -207,61 +213,62 @@ def by_evidence(weights: torch.Tensor, logs: torch.Tensor, temper: float = 1.0) 
         temper: exponent of the evidence.
 
     """
-    if not bool(torch.isfinite(logs).any()):  # impossible for every member alike
+    if not bool(torch.isfinite(logs).any()):  # the text is impossible for every member
         return weights
     return (weights.log() + temper * logs.nan_to_num(nan=-torch.inf)).softmax(-1)
 
 
 class Likelihood:
-    """The log-probability one member gives to its ids, while these grow and are rewritten.
+    """The log-probability in nats that a member gives to its ids, while these grow or change.
 
     Args:
-        ids: the context, one id or more; what follows it is scored.
+        ids: the context, one id or more; the ids after it are scored.
 
     """
 
     def __init__(self, ids: Sequence[int]) -> None:
         self._begin = len(ids)
         self._ids = list(ids)
-        self._sums = [0.0]  # of the first ids after the context
+        self._sums = [0.0]  # of the first n ids after the context, by n
         self._next: torch.Tensor | None = None  # logits after the last id
 
     def copy(self) -> Self:
-        """Another one that goes on from here."""
+        """A copy that can score other ids."""
         other = copy(self)
         other._sums = list(self._sums)
         return other
 
     @property
     def total(self) -> float:
-        """Of all ids seen after the context."""
+        """The log-probability of all ids after the context."""
         return self._sums[-1]
 
     def last(self, ids: Sequence[int]) -> int:
-        """After how many positions logits are needed to score these ids, and for the next one."""
+        """The number of last positions whose logits score these ids, and the id after them."""
         return len(ids) - self._start(ids)
 
     def see(self, ids: Sequence[int], logits: torch.Tensor) -> None:
         """Score these ids.
 
         Args:
-            ids: the context and what follows it.
-            logits: after the last positions, ``last(ids)`` or more, masked, (positions, rows).
+            ids: the context and the ids after it.
+            logits: after the last positions, ``last(ids)`` or more, masked,
+                (positions, vocab_size).
 
         """
         kept = common_prefix(self._ids, ids)
-        first = len(ids) - len(logits)  # the position the first row comes after
+        first = len(ids) - len(logits)  # the position after which the first of the logits come
         del self._sums[kept - self._begin + 1 :]
         for at in range(kept, len(ids)):
-            row = logits[at - 1 - first] if at > first else self._next
-            assert row is not None
-            value = float(row[ids[at]] - row.logsumexp(-1))
+            before = logits[at - 1 - first] if at > first else self._next
+            assert before is not None
+            value = float(before[ids[at]] - before.logsumexp(-1))
             self._sums.append(self._sums[-1] + value)
         self._ids = list(ids)
         self._next = logits[-1]
 
     def _start(self, ids: Sequence[int]) -> int:
-        """The position the first row of logits must come after."""
+        """The position after which the first of the logits must come."""
         kept = common_prefix(self._ids, ids)
         known = kept == len(self._ids) < len(ids) and self._next is not None
         return kept if known else kept - 1

@@ -1,1 +1,1 @@
-"""One model behind `score`, wherever it lives."""
+"""Members: a scorer (a model in this process, or any other) with its tokenizer."""

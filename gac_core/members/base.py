@@ -1,8 +1,8 @@
-"""What a member is: something that scores token ids, and the tokenizer that reads them.
+"""A member: a scorer, which gives the logits after token ids, and the tokenizer of these ids.
 
 A query is declarative: *the logits after each of the last n positions of these ids*. Appending,
-catching up, scoring a draft, rolling back and re-encoding are all the same call, so a scorer may
-keep whatever cache it likes.
+catching up, scoring a draft, rolling back and re-encoding are all the same call, so a scorer is
+free to keep any cache, or none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-if TYPE_CHECKING:  # methods and their options can be read without the seconds torch takes
+if TYPE_CHECKING:  # importing torch takes seconds, and methods' options are read without it
     import torch
 
     from gac_core.tokens.tokenizer import ByteTokenizer
@@ -25,8 +25,16 @@ class Query:
         ids: a whole history; not empty, and not changed afterwards.
         last: how many positions, 1 to ``len(ids)``.
         hidden: whether the last hidden state is wanted, too.
-        branch: tells apart several queries of one request to one member; queries of the same
-            branch share the cache's sequence.
+        branch: distinguishes several queries of one request to one member; queries of the same
+            branch are answered from the same cached sequence.
+
+    Raises:
+        ValueError: `last` is out of range.
+
+    Example:
+        >>> from gac_core import Query
+        >>> Query([5, 6, 7], last=2)  # the logits after [5, 6] and after [5, 6, 7]
+        Query(ids=[5, 6, 7], last=2, hidden=False, branch=0)
 
     """
 
@@ -45,10 +53,10 @@ class Scored:
     """The answer to a `Query`.
 
     Attributes:
-        logits: after each of its last positions, (query.last, vocab_size), in float32 or the
-            model's float64.
-        hidden: the last hidden state at these positions, (query.last, hidden_size); None if it
-            was not asked for.
+        logits: after each of the query's last positions, (query.last, vocab_size), in float32 or
+            the model's float64.
+        hidden: the last hidden state at these positions, (query.last, hidden_size); None if the
+            query does not want it.
 
     """
 
@@ -58,9 +66,9 @@ class Scored:
 
 @dataclass(frozen=True)
 class Ask:
-    """What a decoding method wants to know next: queries by member index.
+    """The queries a decoding method asks next, by member index.
 
-    The answer is a mapping from the same indices to one `Scored` per query.
+    The answer is a mapping from the same indices to one `Scored` per query, in their order.
     """
 
     queries: Mapping[int, Sequence[Query]]
@@ -71,12 +79,12 @@ Answers = Mapping[int, Sequence[Scored]]
 
 @dataclass
 class ScorerStats:
-    """What a scorer has done so far.
+    """How much a scorer has computed so far.
 
     Attributes:
-        forwards: forward passes.
-        queries: queries answered; several may share a forward pass.
-        positions: positions computed, padding left out.
+        forwards: number of forward passes.
+        queries: number of queries answered; several may share a forward pass.
+        positions: number of positions computed, padding left out.
 
     """
 
@@ -87,18 +95,18 @@ class ScorerStats:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """What a member is computed by: a model of this process, or anything else that can score ids.
+    """Computes a member's logits: a model in this process, or anything else that can score ids.
 
     Its methods are called by one thread at a time.
 
     Attributes:
         name: what messages call it.
         vocab_size: the number of logits per position.
-        hidden_size: of the last hidden state; 0 if it can not be had.
-        context_size: the longest sequence, or None if there is no limit.
-        device: where its answers are, as torch names it.
-        place: where it is computed. Members of different places are computed at the same time.
-        stats: what was computed so far.
+        hidden_size: the size of the last hidden state; 0 if it can not be had.
+        context_size: the longest sequence in ids, or None if there is no limit.
+        device: the torch device on which its answers are.
+        place: where it computes. Scorers of different places compute at the same time.
+        stats: how much it has computed so far.
 
     """
 
@@ -117,19 +125,22 @@ class Scorer(Protocol):
 
         Args:
             queries: any number, of any lengths; they may share forward passes.
-            keys: names the sequence of each query, all different, so that what is known of it can
-                be kept for later calls; without them nothing is kept.
+            keys: a name for the sequence of each query, all different. What was computed for a
+                name may be kept (prefix cache) until `drop`; without names nothing is kept.
+
+        Returns:
+            One `Scored` per query, in their order.
 
         Raises:
-            MemberError: it failed.
+            MemberError: the computing failed.
 
         """
 
     def drop(self, keys: Iterable[Hashable]) -> None:
-        """Free what is kept of these sequences."""
+        """Free the cache of the sequences with these names; unknown names are ignored."""
 
     def clear(self) -> None:
-        """Free what is kept of all sequences."""
+        """Free the cache of all sequences."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +151,8 @@ class Member:
         name: unique in the ensemble.
         scorer: computes its logits.
         tokenizer: its tokens as bytes.
-        weight: its share; all members' sum to 1.
-        leading_space: whether its chat template writes answers as " Hello" for "Hello".
+        weight: its weight in fusions; the weights of all members sum to 1.
+        leading_space: whether its chat template writes the answer "Hello" as " Hello".
 
     """
 

@@ -1,9 +1,10 @@
-"""The KV cache of a member: many sequences of different lengths in one cache.
+"""The KV cache of a member, a prefix cache: many sequences of different lengths in one store.
 
-A sequence is a row, and the token at position p lies in slot p of its row. So there are no holes
-and nothing is ever moved: rolling back is forgetting ids, padding lands beyond a row's length where
-the mask hides it and the next chunk overwrites it, and rows come and go independently. Attention
-gets explicit masks and positions, for full and sliding-window layers alike.
+The keys and values of the token at position p of a sequence are in slot p of that sequence. So
+there are no holes and nothing is ever moved: rolling back is forgetting ids; padding is written
+after a sequence's last token, where the mask hides it and the next chunk overwrites it; and
+sequences come and go independently. Attention gets explicit masks and positions, for full and
+sliding-window layers alike.
 """
 
 import inspect
@@ -19,8 +20,11 @@ from transformers.cache_utils import Cache, DynamicLayer
 from gac_core.members.base import Scored
 from gac_core.tokens.history import common_prefix
 
-_MINIMUM_CAPACITY: Final = 64
-_WORTH_COPYING: Final = 16  # shared prefix from which a new row copies another's keys and values
+_FEWEST_SLOTS: Final = 64  # positions per sequence for which memory is reserved at first
+# Of the relative difference between cached and plain logits in `why_not`.
+_TRIAL_TOLERANCE: Final = 1e-3
+_HALF_TRIAL_TOLERANCE: Final = 0.25  # of models in half precision
+_WORTH_COPYING: Final = 16  # ids; a shorter common prefix with another sequence is computed anew
 
 
 def forward(
@@ -33,7 +37,7 @@ def forward(
     if head is None:
         raise ValueError("the model names no output layer, so its hidden state can not be had")
     given: list[torch.Tensor] = []
-    thread = get_ident()  # other threads may use the model meanwhile; hooks are the model's
+    thread = get_ident()  # a hook also sees the passes of other threads that use the model
 
     def take(_head: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         if get_ident() == thread:
@@ -48,34 +52,44 @@ def forward(
 
 
 def takes_logits_to_keep(model: PreTrainedModel) -> bool:
-    """Whether its forward can leave out the logits of positions that are not asked about."""
+    """Whether its `forward` can leave out the logits of positions that are not asked about."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Where the tokens of one forward pass go."""
+    """Where the tokens of one forward pass are written.
 
-    rows: torch.Tensor | None  # (batch,); None if they are 0, 1, ... and start together
-    positions: torch.Tensor  # (batch, chunk_len)
-    all_rows: bool  # the rows are 0, 1, ... in order
-    start: int | None  # the common first position, if there is one
-    length: int  # slots that are looked at
+    Attributes:
+        indices: which sequences of the store they belong to, (batch,); None if these are the first
+            ones in order and start at the same position.
+        positions: of the tokens, (batch, chunk_len).
+        in_order: whether the sequences are the first ones of the store in order: 0, 1, ...
+        start: the first position of all sequences; None if it differs.
+        length: the number of slots that attention reads.
+
+    """
+
+    indices: torch.Tensor | None
+    positions: torch.Tensor
+    in_order: bool
+    start: int | None
+    length: int
 
     def to(self, device: torch.device) -> "_Chunk":
         if self.positions.device == device:
             return self
         return _Chunk(
-            None if self.rows is None else self.rows.to(device),
+            None if self.indices is None else self.indices.to(device),
             self.positions.to(device),
-            self.all_rows,
+            self.in_order,
             self.start,
             self.length,
         )
 
 
 class _Layer(DynamicLayer):
-    """Keys and values of one layer: (row capacity, heads, slots, head_dim)."""
+    """The store of one layer: keys and values, (sequences, heads, slots, head_dim) each."""
 
     def __init__(self, cache: "KVCache") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -109,24 +123,34 @@ class _Layer(DynamicLayer):
 
 
 def _write_and_read(store: torch.Tensor, new: torch.Tensor, chunk: _Chunk) -> torch.Tensor:
-    """Write (batch, heads, chunk_len, head_dim) at its slots, read (batch, heads, length, ...)."""
+    """Write a chunk to its slots, and read its sequences from the first slot on.
+
+    Args:
+        store: (sequences, heads, slots, head_dim).
+        new: (batch, heads, chunk_len, head_dim).
+        chunk: where `new` is written.
+
+    Returns:
+        (batch, heads, chunk.length, head_dim).
+
+    """
     batch, _, chunk_len, _ = new.shape
-    if chunk.rows is None:
+    if chunk.indices is None:
         assert chunk.start is not None
         store[:batch, :, chunk.start : chunk.start + chunk_len] = new
     else:
-        store[chunk.rows[:, None], :, chunk.positions] = new.transpose(1, 2)
-    if chunk.all_rows:
+        store[chunk.indices[:, None], :, chunk.positions] = new.transpose(1, 2)
+    if chunk.in_order:
         return store[:batch, :, : chunk.length]
-    return store[chunk.rows, :, : chunk.length]
+    return store[chunk.indices, :, : chunk.length]
 
 
 class KVCache:
-    """Keys and values of sequences, by key.
+    """The keys and values of many sequences, each with a name (`key`).
 
     Args:
         model: an attention-only model, see `why_not`.
-        context_size: positions are kept below it.
+        context_size: positions are kept below it; None if there is no limit.
 
     """
 
@@ -145,62 +169,66 @@ class KVCache:
         return len(self._ids)
 
     def clear(self) -> None:
-        """Forget everything."""
-        self._keys: list[Hashable] = []  # by row
-        self._rows: dict[Hashable, int] = {}
-        self._ids: list[list[int]] = []  # by row
-        self._slots = (0, 0)  # rows and positions there is room for
+        """Forget all sequences."""
+        self._keys: list[Hashable] = []  # by the sequence's index in the store
+        self._index_of: dict[Hashable, int] = {}
+        self._ids: list[list[int]] = []  # by index
+        self._reserved = (0, 0)  # sequences, and slots of each, for which there is memory
         self.chunk = _Chunk(None, torch.empty(0), True, 0, 0)
         self._cache = Cache(layer_class_to_replicate=lambda: _Layer(self))  # type: ignore[arg-type]
 
     def rewind(self, key: Hashable, ids: Sequence[int]) -> int:
-        """Cut the row of the key back to its common prefix with the ids; its length.
+        """Cut a sequence back to its common prefix with the ids.
 
-        A new row begins with what another row has in common with it.
+        A new sequence begins with a copy of the longest common prefix that another one has.
+
+        Returns:
+            The number of ids that are left.
+
         """
-        row = self._rows.get(key)
-        if row is not None:
-            length = common_prefix(self._ids[row], ids)
-            del self._ids[row][length:]
+        index = self._index_of.get(key)
+        if index is not None:
+            length = common_prefix(self._ids[index], ids)
+            del self._ids[index][length:]
             return length
         lengths = [common_prefix(held, ids) for held in self._ids]
         source = max(range(len(lengths)), key=lengths.__getitem__, default=None)
-        row = len(self._keys)
+        index = len(self._keys)
         self._keys.append(key)
-        self._rows[key] = row
+        self._index_of[key] = index
         self._ids.append([])
         if source is None or lengths[source] < _WORTH_COPYING:
             return 0
         length = lengths[source]
-        self._make_room(row + 1, length)
+        self._reserve(index + 1, length)
         for store in self._stores():
-            store[row, :, :length] = store[source, :, :length]
-        self._ids[row] = list(ids[:length])
+            store[index, :, :length] = store[source, :, :length]
+        self._ids[index] = list(ids[:length])
         return length
 
     def drop(self, key: Hashable) -> None:
-        """Forget a row; the last one takes its place, and memory no row needs is freed."""
-        row = self._rows.pop(key, None)
-        if row is None:
+        """Forget a sequence; the last one gets its index, and memory that none needs is freed."""
+        index = self._index_of.pop(key, None)
+        if index is None:
             return
         last = len(self._keys) - 1
         if last == 0:
             self.clear()
             return
-        if row != last:
+        if index != last:
             length = len(self._ids[last])
             with torch.inference_mode():
                 for store in self._stores():
-                    store[row, :, :length] = store[last, :, :length]
-            self._keys[row], self._ids[row] = self._keys[last], self._ids[last]
-            self._rows[self._keys[row]] = row
+                    store[index, :, :length] = store[last, :, :length]
+            self._keys[index], self._ids[index] = self._keys[last], self._ids[last]
+            self._index_of[self._keys[index]] = index
         del self._keys[last], self._ids[last]
-        rows, slots = self._slots
-        needed_rows = _power_of_two(len(self._ids))
-        needed_slots = _capacity(max(map(len, self._ids)))
-        if needed_rows <= rows // 4 or needed_slots <= slots // 4:
+        sequences, slots = self._reserved
+        needed_sequences = _power_of_two(len(self._ids))
+        needed_slots = _slots_for(max(map(len, self._ids)))
+        if needed_sequences <= sequences // 4 or needed_slots <= slots // 4:
             with torch.inference_mode():
-                self._resize(needed_rows, needed_slots)
+                self._resize(needed_sequences, needed_slots)
 
     def forward(
         self,
@@ -211,37 +239,38 @@ class KVCache:
         *,
         hidden: bool = False,
     ) -> list[Scored]:
-        """Compute each sequence from its start on.
+        """Compute each sequence from its start on, in one forward pass.
 
         Args:
-            keys: one row each, all different, `rewind` to at least their start.
-            sequences: whole id sequences.
+            keys: names of sequences, all different, after `rewind` to at least their start.
+            sequences: the whole ids of each.
             starts: the first position of each that is computed anew.
-            lasts: how many positions of each are asked about; all of them are new.
+            lasts: the number of positions of each that are asked about; all of them are new.
             hidden: whether the last hidden states are wanted, too.
 
         Returns:
-            For each sequence what is known after its last positions.
+            For each sequence the answer at its last positions, in the model's own precision.
 
         """
-        order = sorted(range(len(keys)), key=lambda i: self._rows[keys[i]])
-        rows = [self._rows[keys[i]] for i in order]
+        order = sorted(range(len(keys)), key=lambda i: self._index_of[keys[i]])
+        indices = [self._index_of[keys[i]] for i in order]
         first = [starts[i] for i in order]
         new = [list(sequences[i][starts[i] :]) for i in order]
         chunk_len = max(map(len, new))
         length = max(first) + chunk_len
-        self._make_room(len(self._keys), length)
+        self._reserve(len(self._keys), length)
         device = self._device
         start = first[0] if min(first) == max(first) else None
         if start is None:
             starting = torch.tensor(first, device=device)[:, None]
             positions = starting + torch.arange(chunk_len, device=device)
         else:
-            positions = torch.arange(start, length, device=device).expand(len(rows), chunk_len)
+            positions = torch.arange(start, length, device=device).expand(len(indices), chunk_len)
         ids = torch.tensor([n + [0] * (chunk_len - len(n)) for n in new], device=device)
-        all_rows = rows == list(range(len(rows)))
-        held = None if all_rows and start is not None else torch.tensor(rows, device=device)
-        self.chunk = _Chunk(held, positions, all_rows, start, length)
+        in_order = indices == list(range(len(indices)))
+        is_block = in_order and start is not None
+        written = None if is_block else torch.tensor(indices, device=device)
+        self.chunk = _Chunk(written, positions, in_order, start, length)
         limit = (self.context_size or length) - 1
         options: dict[str, Any] = {}
         wanted = sorted(
@@ -261,7 +290,7 @@ class KVCache:
         )  # (batch, wanted or chunk_len, ...)
         results = [Scored(logits)] * len(keys)
         for at, i in enumerate(order):
-            self._ids[rows[at]] = list(sequences[i])
+            self._ids[indices[at]] = list(sequences[i])
             end = len(new[at])
             if trims:
                 end = wanted.index(end - 1) + 1
@@ -274,14 +303,14 @@ class KVCache:
     def _mask(
         self, positions: torch.Tensor, chunk_len: int, length: int
     ) -> torch.Tensor | dict[str, torch.Tensor] | None:
-        """What new tokens may look at: (batch, 1, chunk_len, length), by layer type if mixed."""
+        """What new tokens attend to: (batch, 1, chunk_len, length), by layer type if mixed."""
         windows = set(self._windows.values())
         if (
             self.chunk.start is not None
             and (chunk_len == 1 or self.chunk.start == 0)
             and all(window is None or length <= window for window in windows)
         ):
-            return None  # plain causal attention, which the model does fastest by itself
+            return None  # plain causal attention, for which the model has its fastest kernel
         slots = torch.arange(length, device=positions.device)
         causal = slots <= positions[..., None]
         masks = {}
@@ -296,29 +325,31 @@ class KVCache:
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
     def new_store(self, like: torch.Tensor) -> torch.Tensor:
-        """Room for all rows and slots, in zeros: what no token was written to must be finite."""
-        rows, slots = self._slots
+        """A store for all sequences and slots, of zeros: slots not yet written must be finite."""
+        sequences, slots = self._reserved
         _, heads, _, head_dim = like.shape
-        return like.new_zeros((rows, heads, slots, head_dim))
+        return like.new_zeros((sequences, heads, slots, head_dim))
 
     def _stores(self) -> list[torch.Tensor]:
         layers = [layer for layer in self._cache.layers if isinstance(layer, _Layer)]
         return [s for layer in layers for s in (layer.keys, layer.values) if s is not None]
 
-    def _make_room(self, rows: int, length: int) -> None:
-        if rows > self._slots[0] or length > self._slots[1]:
+    def _reserve(self, sequences: int, length: int) -> None:
+        """See that there is memory for so many sequences of this length."""
+        if sequences > self._reserved[0] or length > self._reserved[1]:
             self._resize(
-                max(self._slots[0], _power_of_two(rows)), max(self._slots[1], _capacity(length))
+                max(self._reserved[0], _power_of_two(sequences)),
+                max(self._reserved[1], _slots_for(length)),
             )
 
-    def _resize(self, rows: int, slots: int) -> None:
-        self._slots = (rows, slots)
+    def _resize(self, sequences: int, slots: int) -> None:
+        self._reserved = (sequences, slots)
         for layer in self._cache.layers:
             for name in ("keys", "values"):
                 old = getattr(layer, name)
                 if old is not None:
                     new = self.new_store(old)
-                    n, m = min(rows, old.shape[0]), min(slots, old.shape[2])
+                    n, m = min(sequences, old.shape[0]), min(slots, old.shape[2])
                     new[:n, :, :m] = old[:n, :, :m]
                     setattr(layer, name, new)
 
@@ -327,12 +358,12 @@ def _power_of_two(count: int) -> int:
     return 1 << max(0, count - 1).bit_length()
 
 
-def _capacity(length: int) -> int:
-    return max(_MINIMUM_CAPACITY, _power_of_two(length))
+def _slots_for(length: int) -> int:
+    return max(_FEWEST_SLOTS, _power_of_two(length))
 
 
 def _windows_by_layer_type(config: Any) -> dict[str, int | None]:
-    """The window of each layer type; None where a layer sees everything before it."""
+    """The window of each layer type in positions; None if it attends to all before it."""
     types = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
     if getattr(config, "use_sliding_window", True) is False:
@@ -343,7 +374,7 @@ def _windows_by_layer_type(config: Any) -> dict[str, int | None]:
 
 
 def input_device(model: PreTrainedModel) -> torch.device:
-    """Where the model takes its ids."""
+    """The device on which the model takes its ids."""
     device = model.get_input_embeddings().weight.device
     assert isinstance(device, torch.device)
     return device
@@ -352,8 +383,8 @@ def input_device(model: PreTrainedModel) -> torch.device:
 def why_not(model: PreTrainedModel) -> str | None:
     """The reason why the cache would give wrong logits for this model, or None.
 
-    Known reasons first; then a ragged schedule with a rollback is compared with plain forwards, so
-    an architecture nobody thought of is found out too.
+    Known reasons are looked for first; then a short schedule with unequal lengths and a rollback is
+    compared with plain forward passes, which detects unknown architectures, too.
     """
     config: Any = model.config.get_text_config()
     parameters = inspect.signature(model.forward).parameters
@@ -379,12 +410,13 @@ def why_not(model: PreTrainedModel) -> str | None:
         error = _trial_error(model, config)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as problem:
         return f"a trial run failed: {' '.join(str(problem).split())[:200]}"
-    tolerance = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.25
+    precise = model.dtype in (torch.float32, torch.float64)
+    tolerance = _TRIAL_TOLERANCE if precise else _HALF_TRIAL_TOLERANCE
     return None if error <= tolerance else f"a trial run was off by {error:.2g}"
 
 
 def _trial_error(model: PreTrainedModel, config: Any) -> float:
-    """The largest relative difference between cached and plain forwards over a short schedule."""
+    """The largest relative difference between cached and plain logits over a short schedule."""
     windows = [w for w in _windows_by_layer_type(config).values() if w is not None]
     context = getattr(config, "max_position_embeddings", None) or 64
     longest = min(context, max([13, *(w + 5 for w in windows if w <= 64)]))

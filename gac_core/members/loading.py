@@ -28,12 +28,21 @@ from gac_core.config import MemberConfig, member_names
 from gac_core.errors import ConfigError, GacError, LoadError, one_line
 from gac_core.members.base import Scorer
 
+# What is downloaded of a repository: weights, configuration, chat template, tokenizer. No pickle.
 _FILES: Final = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, or whatever scores in its place, with its tokenizer and the name it goes by."""
+    """A model or scorer that is loaded, with its tokenizer.
+
+    Attributes:
+        name: of the member.
+        model: a transformers model, or any `Scorer`.
+        tokenizer: of the model.
+        text_tokens: added tokens that count as text although they look like markup.
+
+    """
 
     name: str
     model: PreTrainedModel | Scorer
@@ -42,7 +51,7 @@ class Loaded:
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """The ids that end an answer: of a scorer its `end_ids`, if it has any."""
+        """The ids that end an answer (EOS): the model's, or a scorer's `end_ids` if it has any."""
         ends: set[int] = set()
         if not isinstance(self.model, PreTrainedModel):
             return frozenset(getattr(self.model, "end_ids", ()))
@@ -55,6 +64,10 @@ class Loaded:
 
 def load_members(configs: Sequence[MemberConfig], *, progress: bool = True) -> list[Loaded]:
     """Load all members.
+
+    Args:
+        configs: one per member.
+        progress: whether to show progress bars.
 
     Raises:
         LoadError: a model is missing, corrupt, incomplete, unsafe to open, or does not fit.
@@ -83,7 +96,7 @@ def load_members(configs: Sequence[MemberConfig], *, progress: bool = True) -> l
 
 
 def load_tokenizers(configs: Sequence[MemberConfig]) -> dict[str, PreTrainedTokenizerBase]:
-    """The tokenizers alone, by the members' names.
+    """The tokenizers without the models, by the members' names.
 
     Raises:
         LoadError: one is missing or corrupt.
@@ -94,7 +107,7 @@ def load_tokenizers(configs: Sequence[MemberConfig]) -> dict[str, PreTrainedToke
 
 
 def _fetch(config: MemberConfig) -> tuple[str, PreTrainedTokenizerBase]:
-    """The folder of a member's files, downloaded if need be, and its tokenizer."""
+    """The folder of a member's files, downloaded if it is not local, and its tokenizer."""
     path = _local(config)
     if path is not None:
         _check_folder(path, config.model)
@@ -109,7 +122,7 @@ def _fetch_tokenizer(config: MemberConfig) -> PreTrainedTokenizerBase:
 
 
 def _local(config: MemberConfig) -> Path | None:
-    """The folder that is meant, or None for a hub name."""
+    """The folder that the configuration names, or None for a hub name."""
     model = config.model
     path = Path(model).expanduser()
     if path.exists():
@@ -199,6 +212,10 @@ def _load_model(config: MemberConfig, folder: str, index: int) -> PreTrainedMode
 
 def pick_device(device: str, index: int) -> torch.device:
     """The device asked for; for "auto", GPUs in turn, else MPS, else the CPU.
+
+    Args:
+        device: its name, or "auto".
+        index: of the member, by which GPUs take turns.
 
     Raises:
         ConfigError: there is no such device.

@@ -1,7 +1,7 @@
 """A member that is a transformers model of this process.
 
-The KV cache is a memo only: of a sequence the longest common prefix with what is held is kept, the
-rest is dropped, and one forward pass computes what is new.
+Its KV cache is a prefix cache: of a cached sequence the longest common prefix with the ids of a
+query is kept, the rest is dropped, and one forward pass computes the ids that are new.
 """
 
 import logging
@@ -17,21 +17,24 @@ from gac_core.members.kv_cache import KVCache, forward, input_device, takes_logi
 
 _log = logging.getLogger(__name__)
 
-_FIRST_BUCKET: Final = 1024  # sequences up to this length share a cache; the next holds 8 times
+# Sequences share a cache with others of their bucket of lengths, in ids.
+_FIRST_BUCKET: Final = 1024  # the longest sequence of the first bucket
+_BUCKET_FACTOR: Final = 8  # from one bucket to the next
 
 
 class LocalScorer:
     """A causal model as a `Scorer`.
 
     Args:
-        model: in evaluation mode.
-        name: for messages.
-        use_cache: False computes every query from its beginning.
+        model: a causal language model in evaluation mode.
+        name: what messages call it.
+        use_cache: False computes every query from its first id on.
 
     Attributes:
-        has_cache: whether positions are computed once only.
+        model: the model.
+        has_cache: whether there is a KV cache, so that each position is computed only once.
 
-    The others are those of `Scorer`.
+    The other attributes are those of `Scorer`.
 
     """
 
@@ -48,8 +51,8 @@ class LocalScorer:
         self.place: Hashable = str(self.device)
         self.stats = ScorerStats()
         self._takes_logits_to_keep = takes_logits_to_keep(model)
-        self._caches: dict[int, KVCache] = {}  # by bucket: the longest sequence they are for
-        self._buckets: dict[Hashable, int] = {}  # of each sequence
+        self._caches: dict[int, KVCache] = {}  # by bucket, named by its longest sequence
+        self._buckets: dict[Hashable, int] = {}  # by sequence
         self.has_cache = use_cache
         if use_cache and (reason := why_not(model)):
             self.has_cache = False
@@ -57,7 +60,7 @@ class LocalScorer:
 
     @property
     def held_sequences(self) -> int:
-        """Sequences whose keys and values are in memory."""
+        """The number of sequences whose keys and values are in memory."""
         return len(self._buckets)
 
     def score(
@@ -78,7 +81,7 @@ class LocalScorer:
                     return [self._from_scratch(query) for query in queries]
                 return self._with_cache(queries, keys)
         except Exception as error:
-            self.clear()  # what was written halfway is not to be trusted
+            self.clear()  # a pass that failed may have written half of its keys and values
             raise MemberError(
                 f"the forward pass of {self.name} failed: {one_line(error, 300)}"
             ) from error
@@ -91,7 +94,7 @@ class LocalScorer:
                 self._caches[bucket].drop(key)
 
     def clear(self) -> None:
-        """Free all keys and values at once, not when cycles are collected."""
+        """Free all keys and values now, without waiting for the garbage collector."""
         for cache in self._caches.values():
             cache.clear()
         self._caches.clear()
@@ -136,15 +139,15 @@ class LocalScorer:
         ]
 
     def _cache(self, key: Hashable, length: int) -> KVCache:
-        """The cache for sequences of about this length.
+        """The cache of the bucket for a sequence of this length.
 
-        All sequences of a cache have room for its longest one, so a long prompt beside short chats
-        would cost the chats its memory. A sequence that outgrows its bucket is computed again in
-        the next, which happens a few times in its life at most.
+        Every sequence of a cache takes as much memory as its longest one, so short chats do not
+        share a cache with long prompts. A sequence that outgrows its bucket is computed again in
+        the next one, which happens to it a few times at most.
         """
         needed = _FIRST_BUCKET
         while needed < length:
-            needed *= 8
+            needed *= _BUCKET_FACTOR
         bucket = self._buckets.get(key)
         if bucket is not None and bucket < needed:
             self._caches[bucket].drop(key)

@@ -1,6 +1,7 @@
 """Thresholded GaC: fuse only where the primary is unsure (section 3.4 of the paper).
 
-Helpers that were not asked for a while catch up in one pass when they are asked again.
+The other members (helpers) are not asked while the primary is sure; when they are asked again, they
+catch up in one forward pass.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CascadeOptions(MethodOptions):
-    """When the primary decides alone."""
+    """At which steps the primary decides alone."""
 
     threshold: float = Field(
         0.5, ge=0.0, description="the primary decides alone above this probability"
@@ -24,12 +25,11 @@ class CascadeOptions(MethodOptions):
 
 
 def is_sure(probs: "torch.Tensor", threshold: float) -> bool:
-    """Whether the primary's top probability exceeds the threshold.
-
-    Threshold 0 always trusts the primary, 1 and above never does.
+    """Whether the primary's top probability exceeds the threshold: always at 0, never from 1 on.
 
     Args:
-        probs: the primary's distribution, (rows,).
+        probs: the primary's distribution, (size,).
+        threshold: a probability.
 
     """
     return float(probs.max()) > threshold

@@ -1,7 +1,7 @@
-"""CharED: fuse what members say of the next byte (https://arxiv.org/abs/2407.11009).
+"""CharED: fuse the members' next-byte distributions (https://arxiv.org/abs/2407.11009).
 
-Members meet in what all text is made of, so no tokenizer is favoured and nothing need be mapped.
-The paper fuses characters; bytes are the same without half ones, which some tokens are.
+All text is made of bytes, so no tokenizer is favoured and no vocabularies need be mapped. The paper
+fuses characters; over bytes, tokens that end within a character need no rule of their own.
 """
 
 from typing import TYPE_CHECKING, Annotated, Final, Literal
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class CharEDOptions(MethodOptions):
-    """How exact the bytes' probabilities are."""
+    """How exactly the probabilities of bytes are computed."""
 
     paths: Annotated[int, Field(ge=1, le=64)] | Literal["top"] = Field(
         "top", description="tokenisations of the text kept per member; top is 1"
@@ -23,7 +23,7 @@ class CharEDOptions(MethodOptions):
 
 
 def chared(request: "Request") -> "Decoder":
-    """Ask where a token came to its end, fuse the next byte, emit it."""
+    """Ask the members that are at the end of a token, fuse the next byte, emit it."""
     from gac_core.decoding.byte_paths import NextBytes
 
     options: CharEDOptions = request.options

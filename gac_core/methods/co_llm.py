@@ -1,10 +1,11 @@
-"""Co-LLM: a learned gate says where to ask the others (https://arxiv.org/abs/2403.03870).
+"""Co-LLM: a learned gate decides when to ask the others (https://arxiv.org/abs/2403.03870).
 
-The paper hands a deferred token to the other model; here all members decide it together, as in a
-cascade, so what the gate learns is where fusing pays.
+In the paper the other model decides a deferred token; here all members decide it together, as in a
+cascade, so the gate learns at which steps fusing pays.
 
-The gate is a linear head over the primary's last hidden state. It says how likely the others would
-write something else, and is a safetensors file with `weight` (hidden_size,) and `bias` (1,).
+The gate is a linear head over the primary's last hidden state. It predicts the probability that the
+ensemble would write something else than the primary. Its file is in safetensors format, with
+`weight` (hidden_size,) and `bias` (1,).
 """
 
 from dataclasses import dataclass
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 
 class CoLLMOptions(MethodOptions):
-    """The gate, and when it asks the others."""
+    """The gate, and the probability above which it asks the others."""
 
     gate: Annotated[str | None, RelativePath] = Field(
         None, description="a file that `gac fit-gate` wrote"
     )
     threshold: float = Field(
-        0.5, ge=0.0, description="the others are asked where the gate says more than this"
+        0.5, ge=0.0, description="the others are asked where the gate's probability exceeds this"
     )
 
     @model_validator(mode="after")
@@ -42,7 +43,7 @@ class CoLLMOptions(MethodOptions):
 
 @dataclass(frozen=True)
 class GateHead:
-    """P(defer) = sigmoid(weight · hidden + bias).
+    """A gate: P(defer) = sigmoid(weight · hidden + bias).
 
     Attributes:
         weight: (hidden_size,) in float32.
@@ -54,7 +55,7 @@ class GateHead:
     bias: "torch.Tensor"
 
     def __call__(self, hidden: "torch.Tensor") -> float:
-        """The probability that a step is worth asking the others.
+        """The probability that a step should be deferred to all members.
 
         Args:
             hidden: the primary's last hidden state, (hidden_size,).
@@ -64,7 +65,7 @@ class GateHead:
         return float((hidden.float() @ weight + bias).sigmoid())
 
     def save(self, path: str | Path) -> None:
-        """Write it as a safetensors file."""
+        """Write the gate to a safetensors file."""
         from safetensors.torch import save
 
         tensors = {"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}
@@ -72,11 +73,11 @@ class GateHead:
 
     @classmethod
     def load(cls, path: str | Path, hidden_size: int) -> "GateHead":
-        """Read it from a file.
+        """Read a gate from a file.
 
         Args:
             path: of the file.
-            hidden_size: of the primary.
+            hidden_size: of the primary's last hidden state.
 
         Raises:
             LoadError: there is no such file, or it holds no gate for this primary.
@@ -114,7 +115,7 @@ def co_llm(request: "Request") -> "Decoder":
         answers = yield request.ask(primary, hidden=True)
         own = request.read(answers)
         hidden = answers[primary][0].hidden
-        assert hidden is not None, "it was asked for"
+        assert hidden is not None, "the hidden state was asked for"
         if not others or gate(hidden[-1]) <= options.threshold:
             yield request.emit_alone(own[primary])
             continue

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def every_step(request: "Request") -> "Decoder":
-    """Ask all members, fuse, emit; over and over."""
+    """Ask all members, fuse, emit; until the answer ends."""
     while not request.finished:
         answers = yield request.ask()
         yield request.emit_fused(request.fuse(request.read(answers)))

@@ -1,9 +1,10 @@
-"""SAFE: the primary drafts, the others verify, and only doubtful places are fused.
+"""SAFE: the primary drafts, the others verify, and only doubtful tokens are fused.
 
-https://arxiv.org/abs/2510.15346. A place is fused if it ends no token of any verifier in the middle
-and is not surely what the ensemble would write. With sampling, a drafted token is kept with the
-probability min(1, P_ensemble / P_drafter), else another is drawn from what the ensemble has beyond
-the drafter, so that the text is drawn from the ensemble wherever it is verified.
+https://arxiv.org/abs/2510.15346. A drafted token is fused if it begins within no token of any
+verifier, and if the ensemble might write another one. With sampling, a drafted token is kept with
+the probability min(1, P_ensemble / P_drafter), else another one is drawn from the residual
+max(0, P_ensemble - P_drafter) as in speculative sampling, so that verified text is drawn from the
+ensemble's distribution.
 """
 
 import math
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from gac_core.decoding.mixing import Fused
     from gac_core.decoding.request import Decoder, Request
 
-_MAJORITY: Final = 0.5
+_MAJORITY: Final = 0.5  # probability; a unit with more is the most probable one
 _LONGEST_UNIT: Final = 512  # bytes; no unit is longer
 _LIKELY: Final = 0.1  # above this, a drafter's token takes the mass of longer ones (the paper's λ)
 
 
 class SafeOptions(MethodOptions):
-    """How much is drafted, and what is questioned."""
+    """How much is drafted, and which drafted tokens are verified."""
 
     block: int = Field(5, ge=1, le=64, description="tokens the primary drafts at a time")
     sharpen: Literal["geometric", "prefix", "none"] = Field(
@@ -50,9 +51,9 @@ class _Drafted:
     """A token that the drafter wrote ahead.
 
     Attributes:
-        probs: the drafter's distribution over its own rows.
-        token: what it chose.
-        step: how that would be emitted.
+        probs: the drafter's distribution over its own rows, (vocab_size,).
+        token: its id.
+        step: the step with which it would be emitted.
 
     """
 
@@ -62,49 +63,52 @@ class _Drafted:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What a verifier thinks where a drafted token begins.
+class _Verified:
+    """A verifier's distribution at the position where a drafted token begins.
 
     Attributes:
-        probs: over its own rows.
-        own: the verifier's ids at this place that agree with the draft: a token, or its end ids;
-            empty past the end of its ids.
+        probs: over its own rows, (vocab_size,).
+        agreeing: the verifier's ids at this position that agree with the draft: a token, or its end
+            ids; empty past the end of its ids.
 
     """
 
     probs: torch.Tensor
-    own: frozenset[int]
+    agreeing: frozenset[int]
 
 
 def safe(request: "Request") -> "Decoder":
-    """Draft a block, verify it in one pass, fuse at the first doubtful place; over and over."""
+    """Draft a block, verify it in one pass, fuse at the first doubtful token; over and over."""
     while not request.finished:
         draft, future, known = yield from _write_ahead(request)
-        places: dict[int, dict[int, _Place]] = {}
+        verified: dict[int, dict[int, _Verified]] = {}
         if request.others:
-            places = yield from _verify(request, future, draft, known)
+            verified = yield from _verify(request, future, draft, known)
         for n, drafted in enumerate(draft):
-            here = {m: at[n] for m, at in places.items() if n in at}
-            rest = None
-            if len(here) == len(request.others) > 0 and _is_doubtful(request, drafted, here):
-                fused = _fuse(request, drafted, here)
+            views = {m: by_token[n] for m, by_token in verified.items() if n in by_token}
+            minus = None
+            if len(views) == len(request.others) > 0 and _is_doubtful(request, drafted, views):
+                fused = _fuse(request, drafted, views)
                 if request.sampling.temperature > 0:
-                    rest = _drafter_mass(request, drafted)
-                if rest is None or not _is_kept(request, drafted, fused, rest):
-                    yield request.emit_fused(fused, rest)
+                    minus = _drafter_probs(request, drafted)
+                if minus is None or not _is_kept(request, drafted, fused, minus):
+                    yield request.emit_fused(fused, minus)
                     break
             step = request.emit_alone(drafted.probs)
             yield step
-            if step.unit != drafted.step.unit:  # a context got too full for what was drafted
+            if step.unit != drafted.step.unit:  # a context got too full for the drafted token
                 break
 
 
 def _write_ahead(
     request: "Request",
 ) -> "Generator[Ask, Answers, tuple[list[_Drafted], Request, int]]":
-    """A block of the drafter, the request after it, and how many tokens that request knows.
+    """Draft a block with the primary.
 
-    These are all but the last if that fills a context: no member can be asked about longer ids.
+    Returns:
+        The block; a fork of the request after it; and the number of tokens that the fork has: all,
+        or all but the last if that one fills a context, after which no member can be asked.
+
     """
     future = request.fork()
     draft: list[_Drafted] = []
@@ -123,72 +127,78 @@ def _write_ahead(
 
 def _verify(
     request: "Request", future: "Request", draft: Sequence[_Drafted], known: int
-) -> Generator[Ask, Answers, dict[int, dict[int, _Place]]]:
-    """By verifier and place in the draft: what it thinks there, unless there is a torn token."""
+) -> Generator[Ask, Answers, dict[int, dict[int, _Verified]]]:
+    """Score the draft by all verifiers, in one pass each.
+
+    Returns:
+        By verifier and index in the draft, for drafted tokens that begin within none of its tokens.
+
+    """
     starts = {m: _starts(request, future, draft, known, m) for m in request.others}
     queries = {}
-    for m, at in starts.items():
+    for m, by_token in starts.items():
         ids = future.histories[m].ids
-        first = min(at.values(), default=len(ids))
+        first = min(by_token.values(), default=len(ids))
         queries[m] = (Query(ids, len(ids) - first + 1),)
     answers = yield Ask(queries)
-    places: dict[int, dict[int, _Place]] = {}
-    for m, at in starts.items():
+    verified: dict[int, dict[int, _Verified]] = {}
+    for m, by_token in starts.items():
         ids, (scored,) = future.histories[m].ids, answers[m]
-        offset = len(ids) - len(scored.logits)  # the position the first row comes after
-        places[m] = {}
-        for n, start in at.items():
-            probs = request.to_probs(m, scored.logits[start - 1 - offset], ids[:start])
+        offset = len(ids) - len(scored.logits)  # the position after which the first logits come
+        verified[m] = {}
+        for n, start in by_token.items():
+            probs = request.mixer.to_probs(m, scored.logits[start - 1 - offset], ids[:start])
             ends = request.union.vocabularies[m].end_ids if draft[n].step.is_end else frozenset()
-            places[m][n] = _Place(probs, ends or frozenset(ids[start : start + 1]))
-    return places
+            verified[m][n] = _Verified(probs, ends or frozenset(ids[start : start + 1]))
+    return verified
 
 
 def _starts(
     request: "Request", future: "Request", draft: Sequence[_Drafted], known: int, member: int
 ) -> dict[int, int]:
-    """Where in a verifier's ids the drafted tokens begin, for those that tear none of its own."""
+    """Where in a verifier's ids drafted tokens begin; without those that begin within a token."""
     history = future.histories[member]
     ids, tokens = history.ids, request.union.vocabularies[member].token_bytes
-    index_at = {}  # by the bytes of the answer before it
+    index_at = {}  # of each of the verifier's tokens, by the number of the answer's bytes before it
     length = len(history.answer)
     for index in range(len(ids), history.prompt_length - 1, -1):
         index_at[length] = index
         if index > history.prompt_length:
             length -= len(tokens[ids[index - 1]])
     begun = len(request.histories[member].answer)
-    lead = len(history.answer) - begun - sum(len(d.step.unit) for d in draft[:known])
+    # Of the verifier only, written with the first drafted token: 0 or 1 byte.
+    leading_space = len(history.answer) - begun - sum(len(d.step.unit) for d in draft[:known])
     starts = {}
     for n, drafted in enumerate(draft):
-        # A space that only opens an answer is no place of its own.
+        # A drafted leading space that is only a spelling is not verified.
         if begun in index_at and (drafted.step.unit or drafted.step.is_end):
             starts[n] = index_at[begun]
-        begun += len(drafted.step.unit) + (lead if n == 0 else 0)
+        begun += len(drafted.step.unit) + (leading_space if n == 0 else 0)
     return starts
 
 
-def _is_doubtful(request: "Request", drafted: _Drafted, here: Mapping[int, _Place]) -> bool:
-    """Whether fusing might choose something else than the drafter did."""
+def _is_doubtful(request: "Request", drafted: _Drafted, views: Mapping[int, _Verified]) -> bool:
+    """Whether the ensemble might choose another token than the drafted one."""
     threshold = request.options.threshold
     if threshold is not None and is_sure(request.legal(drafted.probs), threshold):
         return False
     if request.sampling.temperature > 0:
         return True
-    if all(top_row(place.probs) in place.own for place in here.values()):
+    if all(top_row(view.probs) in view.agreeing for view in views.values()):
         return False
     if request.mixer.weights_need_probs:
         return True
-    aligned = {m: float(place.probs[list(place.own)].sum()) for m, place in here.items()}
-    aligned[request.primary] = math.exp(drafted.step.logprob)
-    members = tuple(sorted(aligned))
-    probs = torch.tensor([[aligned[m]] for m in members], dtype=torch.float64)
+    agreeing = {m: float(view.probs[list(view.agreeing)].sum()) for m, view in views.items()}
+    agreeing[request.primary] = math.exp(drafted.step.logprob)
+    members = tuple(sorted(agreeing))
+    probs = torch.tensor([[agreeing[m]] for m in members], dtype=torch.float64)
     return float(request.mixer.weights_of(members, probs) @ probs[:, 0]) <= _MAJORITY
 
 
-def _fuse(request: "Request", drafted: _Drafted, here: Mapping[int, _Place]) -> "Fused":
-    """The ensemble's distribution; sharpened where it has no majority."""
+def _fuse(request: "Request", drafted: _Drafted, views: Mapping[int, _Verified]) -> "Fused":
+    """The ensemble's distribution; sharpened if no unit has a majority."""
     fused = request.fuse(
-        {request.primary: drafted.probs} | {m: place.probs for m, place in here.items()}
+        {request.primary: drafted.probs} | {m: view.probs for m, view in views.items()}
     )
     if float(fused.probs.max()) >= _MAJORITY or request.union.is_shared:
         return fused
@@ -203,19 +213,19 @@ def _fuse(request: "Request", drafted: _Drafted, here: Mapping[int, _Place]) -> 
 
 
 def gather_longer(probs: torch.Tensor, rows: Sequence[int], union: UnionVocabulary) -> torch.Tensor:
-    """The mass of every unit moved to the longest of some units that it begins with.
+    """The mass of every unit moved to the longest of some given units that are prefixes of it.
 
     Args:
-        probs: (size,).
-        rows: of those units.
-        union: tells the bytes of a row.
+        probs: over the union, (size,).
+        rows: of the given units.
+        union: the union vocabulary.
 
     """
     probs = probs.clone()
     shortest_first = sorted(
         (r for r in rows if not union.is_end(r)), key=lambda r: len(union.unit(r))
     )
-    for row in reversed(shortest_first):  # the longest takes first; what is taken is 0 by then
+    for row in reversed(shortest_first):  # the longest first, so that shorter ones find 0 there
         longer = union.rows_beginning(union.unit(row))
         others = longer[~torch.isin(longer, torch.tensor(rows, device=longer.device))]
         taken = probs[others].sum()
@@ -224,13 +234,14 @@ def gather_longer(probs: torch.Tensor, rows: Sequence[int], union: UnionVocabula
     return probs
 
 
-def _drafter_mass(request: "Request", drafted: _Drafted) -> torch.Tensor:
-    """What the drafter drew from, over the union."""
+def _drafter_probs(request: "Request", drafted: _Drafted) -> torch.Tensor:
+    """The distribution from which the drafter drew, over the union, (size,)."""
     drawn = request.answer.sampler.to_draw(request.legal(drafted.probs)).to(drafted.probs)
     return request.mixer.spread(request.primary, drawn).double().cpu()
 
 
 def _is_kept(request: "Request", drafted: _Drafted, fused: "Fused", drafter: torch.Tensor) -> bool:
+    """Whether a drafted token is accepted, with probability min(1, P_ensemble / P_drafter)."""
     chosen = torch.zeros_like(drafted.probs)
     chosen[drafted.token] = 1.0
     row = top_row(request.mixer.spread(request.primary, chosen))
@@ -242,7 +253,7 @@ def _is_kept(request: "Request", drafted: _Drafted, fused: "Fused", drafter: tor
 
 
 def _check(config: "EnsembleConfig", sampling: "SamplingParams") -> None:
-    """Refuse what would not be drawn from the members' own distributions.
+    """Refuse sampling that would not be from the members' whole distributions.
 
     Raises:
         ConfigError: sampling with fusion unite.

@@ -2,12 +2,12 @@
 
 After https://arxiv.org/abs/2205.09273. The paper re-tokenises the other model's outputs and adds a
 distance between prefixes in these tokens. Here texts are compared by bytes, which needs no common
-tokens: a token gains `guidance` where its bytes stand, within `_WINDOW` bytes of its own offset, in
-a text that the member before found; an end gains it where such a text ends. Ours are also more than
-two members, who take their turns from the lightest weight to the heaviest, the primary last.
+tokens: a token gains `guidance` if its bytes occur, within `_WINDOW` bytes of its own offset, in a
+text that the previous member found; an end gains it where such a text ends. There may be more than
+two members; they take turns from the lightest weight to the heaviest, the primary last.
 
-Completion texts are searched, so all steps come at the end, and nothing can be drawn or held to a
-grammar on the way.
+Whole texts are searched, so all steps come at the end, and no step can be drawn or held to a
+grammar.
 """
 
 import math
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from gac_core.config import EnsembleConfig, SamplingParams
     from gac_core.decoding.request import Decoder, Request
 
-_WINDOW: Final = 2  # bytes by which texts may be out of step
-_CHUNK: Final = 256  # positions of the answer whose logits are held at a time
+_WINDOW: Final = 2  # bytes by which a piece may be displaced in another text
+_CHUNK: Final = 256  # positions of the answer; logits of only so many are in memory at a time
 
 
 class TwistOptions(MethodOptions):
@@ -46,12 +46,12 @@ class TwistOptions(MethodOptions):
 
 @dataclass(frozen=True)
 class Beam:
-    """A text on its way.
+    """A text that is being searched.
 
     Attributes:
-        tokens: the member's own, the end among them.
-        text: their bytes, without a space that only opens the answer.
-        score: sum of log p + guidance * closeness.
+        tokens: the member's own ids, with the end if there is one.
+        text: their bytes, without a leading space that is only a spelling.
+        score: the sum over its tokens of log p + guidance * closeness, in nats.
         is_ended: whether its last token is an end.
 
     """
@@ -63,7 +63,7 @@ class Beam:
 
     @property
     def mean_score(self) -> float:
-        """The score by which texts of different lengths compete."""
+        """The score per token, by which texts of different lengths compete."""
         return self.score / len(self.tokens)
 
 
@@ -84,23 +84,23 @@ def _search(
     """A member's beam search, as transformers do it; the best texts it found, best first."""
     num_beams = request.options.beams
     vocabulary = request.union.vocabularies[member]
-    opens_spaced = request.is_chat and request.members[member].leading_space
+    leading_space = request.is_chat and request.members[member].leading_space
     boost = math.exp(request.options.guidance)
-    close = _closeness(vocabulary, guides, opens_spaced=opens_spaced)
+    close = _closeness(vocabulary, guides, leading_space=leading_space)
     live, done = [Beam()], list[Beam]()
     for left in reversed(range(_limit(request, member))):
         found = []
         for beam, logits in zip(live, (yield from _wave(request, member, live)), strict=True):
-            probs = request.to_probs(member, logits)
+            probs = request.mixer.to_probs(member, logits)
             near = close(len(beam.text), not beam.tokens).to(probs.device)
             probs = probs.index_copy(0, near, probs[near] * boost)
-            # Beside the ends there must be enough to fill the next wave.
+            # Besides all end tokens there must be enough to fill the next wave.
             values, tokens = probs.topk(min(num_beams + len(vocabulary.end_ids), len(probs)))
             for value, token in zip(values.tolist(), tokens.tolist(), strict=True):
                 if value == 0.0:
                     break
                 unit = vocabulary.token_bytes[token]
-                if opens_spaced and not beam.tokens:
+                if leading_space and not beam.tokens:
                     unit = unit.removeprefix(b" ")
                 found.append(
                     Beam(
@@ -120,7 +120,7 @@ def _search(
 
 
 def _limit(request: "Request", member: int) -> int:
-    """How many tokens a member may write, the end included."""
+    """The number of tokens that a member may write, the end included."""
     budget, steps = request.histories[member].budget, request.steps_left
     return steps if budget is None else min(steps, budget + 1)
 
@@ -128,25 +128,25 @@ def _limit(request: "Request", member: int) -> int:
 def _wave(
     request: "Request", member: int, live: Sequence[Beam]
 ) -> Generator[Ask, Answers, list[torch.Tensor]]:
-    """The logits after each live text, (rows,) each."""
+    """The logits after each live text, (vocab_size,) each."""
     prompt = request.histories[member].ids
     queries = [Query([*prompt, *beam.tokens], branch=n) for n, beam in enumerate(live)]
     return [scored.logits[-1] for scored in (yield Ask({member: queries}))[member]]
 
 
 def _closeness(
-    vocabulary: Vocabulary, guides: Sequence[Beam], *, opens_spaced: bool
+    vocabulary: Vocabulary, guides: Sequence[Beam], *, leading_space: bool
 ) -> Callable[[int, bool], torch.Tensor]:
-    """The tokens that stand in the guides' texts around an offset, (n,) of int64."""
+    """A function that gives the tokens in the guides' texts around an offset, (n,) of int64."""
     by_bytes = defaultdict[bytes, list[int]](list)
     for token in vocabulary.text_ids if guides else ():
         by_bytes[vocabulary.token_bytes[token]].append(token)
     longest = max(map(len, by_bytes), default=0)
 
     @cache
-    def close(offset: int, is_opening: bool) -> torch.Tensor:
+    def close(offset: int, is_first: bool) -> torch.Tensor:
         texts = [guide.text for guide in guides]
-        if is_opening and opens_spaced:  # " x" is how this member writes "x" here
+        if is_first and leading_space:  # " x" is how this member spells "x" here
             texts += [b" " + text for text in texts]
         starts = range(max(0, offset - _WINDOW), offset + _WINDOW + 1)
         pieces = {text[s : s + n] for text in texts for s in starts for n in range(longest + 1)}
@@ -159,22 +159,22 @@ def _closeness(
 
 
 def _emit(request: "Request", tokens: Sequence[int]) -> Generator[Ask | Step, Answers, None]:
-    """The primary's tokens as steps; its views of them are asked for once more, many at a time."""
+    """The primary's tokens as steps, with distributions that are asked for once more, in chunks."""
     primary, prompt = request.primary, request.histories[request.primary].ids
     for start in range(0, len(tokens), _CHUNK):
         part = tokens[start : start + _CHUNK]
         query = Query([*prompt, *tokens[: start + len(part) - 1]], len(part))
         (scored,) = (yield Ask({primary: (query,)}))[primary]
         for token, logits in zip(part, scored.logits, strict=True):
-            step = request.emit_alone(request.to_probs(primary, logits), token)
+            step = request.emit_alone(request.mixer.to_probs(primary, logits), token)
             yield replace(step, decided_by="ensemble") if request.others else step
 
 
 def _check(config: "EnsembleConfig", sampling: "SamplingParams") -> None:  # noqa: ARG001
-    """Refuse what makes no sense for whole texts.
+    """Refuse sampling that makes no sense for whole texts.
 
     Raises:
-        ConfigError: something is to be drawn, penalised or held to a grammar.
+        ConfigError: a temperature, a repetition penalty or a grammar is set.
 
     """
     for option, is_set in (

@@ -1,4 +1,4 @@
-"""For tests of what is built on this package: tiny models, scripted members, and the laws.
+"""Test your own methods, rules, weightings and scorers: the laws, tiny models, scripted members.
 
 A method, rule or weighting of your own is held to the laws in three lines::
 
@@ -7,7 +7,7 @@ A method, rule or weighting of your own is held to the laws in three lines::
     check_method("mine", alpha=0.3)
 
 and so is a scorer, with `check_scorer`. `make_ensemble` builds ensembles of tiny random models,
-`scripted` a member that gives certain probabilities, `naively` answers without cache and batch.
+`scripted` a member with given probabilities, `naively` answers without cache and batch.
 """
 
 from gac_core.engine.naive import run_naively

@@ -33,16 +33,17 @@ Configuration = Mapping[str, Any]
 Make = Callable[..., Ensemble]
 
 CHAT: Final[Prompt] = [{"role": "user", "content": "Hello, how are you? 🙂"}]
-_TOLERANCE: Final = 1e-6  # of the figures of a step, in float64
+_TOLERANCE: Final = 1e-6  # of the probabilities and logprobs of a step, in float64
 _PATIENCE: Final = 20.0  # seconds until memory must have been freed
-_RESOURCES: Final[dict[str, Callable[[], str]]] = {"gate": random_gate}  # files, by option
+# Options that name a file, and what makes such a file.
+_RESOURCES: Final[dict[str, Callable[[], str]]] = {"gate": random_gate}
 
 
-# ------------------------------------------------ what is held to the laws
+# ------------------------------------------------ configurations
 
 
 def configurations(spec: MethodSpec) -> list[dict[str, Any]]:
-    """The configurations with which a method is held to the laws, from its spec's examples."""
+    """The configurations with which a method is held to the laws: its spec's examples."""
     files = {name: make() for name, make in _RESOURCES.items() if name in spec.options.model_fields}
     return [{"method": spec.name, **files, **example} for example in spec.examples]
 
@@ -65,9 +66,12 @@ def naively(ensemble: Ensemble, prompt: Prompt, **sampling: Any) -> tuple[Output
     """The same request on the naive driver: no cache, no batch, no thread.
 
     Args:
-        ensemble: whose members answer.
-        prompt: a text to go on with, or chat messages.
+        ensemble: the ensemble that answers.
+        prompt: a text to continue, or chat messages.
         sampling: fields of `SamplingParams`.
+
+    Returns:
+        The answer, and the request as it is after it.
 
     """
     params = SamplingParams.of({"seed": 0, **sampling})
@@ -75,17 +79,17 @@ def naively(ensemble: Ensemble, prompt: Prompt, **sampling: Any) -> tuple[Output
     return run_naively(ensemble.runtime.method, request), request
 
 
-# ------------------------------------------------ what is compared
+# ------------------------------------------------ comparisons
 
 
 def assert_same(a: Output, b: Output) -> None:
-    """The same text by the same steps, but for the last bits of the figures."""
+    """Assert that two answers have the same text and steps, up to rounding of probabilities."""
     for what in ("unit", "text", "decided_by"):
         ours, theirs = ([getattr(step, what) for step in output.steps] for output in (a, b))
         assert ours == theirs, f"{what}s differ: {ours} and {theirs}"
     assert (a.text, a.finish_reason, a.stop, a.usage) == (b.text, b.finish_reason, b.stop, b.usage)
     for one, other in zip(a.steps, b.steps, strict=True):
-        assert _are_close(one.logprob, other.logprob)  # -inf where no member wanted it
+        assert _are_close(one.logprob, other.logprob)  # -inf if no member gave it any probability
         for mine, its in zip(one.members, other.members, strict=True):
             assert (mine.name, mine.top) == (its.name, its.top)
             assert abs(mine.prob - its.prob) < _TOLERANCE
@@ -186,10 +190,10 @@ def law_5_scores_are_uncached(
     Sequences are extended, rolled back, branched and dropped at random, many in one call.
 
     Args:
-        scorer: what is tried.
-        rounds: calls.
-        longest: ids of a sequence at most.
-        tolerance: of the logits' largest difference.
+        scorer: what is checked.
+        rounds: the number of calls.
+        longest: the number of ids of a sequence at most.
+        tolerance: the largest difference of logits that is allowed.
         seed: of the schedule.
 
     """
@@ -225,11 +229,11 @@ def laws_6_and_9_the_driver_is_nothing(
     *,
     make: Make = make_ensemble,
 ) -> None:
-    """Alone, beside others, or on the naive driver: the same steps; then nothing is held.
+    """Alone, with others, or on the naive driver: the same steps; afterwards nothing is held.
 
     Args:
         families: of the members.
-        configuration: what is tried.
+        configuration: what is checked.
         jobs: prompts, and fields of `SamplingParams`.
         make: makes the ensemble.
 
@@ -310,11 +314,11 @@ def check_method(
         options: of `EnsembleConfig` and the method.
 
     Raises:
-        AssertionError: a law is broken, which one and how.
+        AssertionError: a law is broken; the message names it.
 
     Example:
         >>> from gac_core.testing import check_method
-        >>> check_method("cascade", threshold=0.4)
+        >>> check_method("cascade", families=("chatml", "legacy"), threshold=0.4)
 
     """
     with _one_thread():
@@ -346,15 +350,15 @@ def _check_method(configuration: Configuration, families: Sequence[str]) -> None
 def check_scorer(
     scorer: Scorer, tokenizer: PreTrainedTokenizerBase, *, tolerance: float = 1e-6
 ) -> None:
-    """Hold a scorer to the laws, alone and as a member beside a tiny model.
+    """Hold a scorer to the laws, by itself and as a member of an ensemble with a tiny model.
 
     Args:
-        scorer: what is tried; it is cleared afterwards.
+        scorer: what is checked; it is cleared afterwards.
         tokenizer: of its model.
-        tolerance: of its logits.
+        tolerance: the largest difference of logits that is allowed.
 
     Raises:
-        AssertionError: a law is broken, which one and how.
+        AssertionError: a law is broken; the message names it.
 
     """
     assert isinstance(scorer, Scorer), f"{type(scorer).__name__} is no whole Scorer"
@@ -379,7 +383,7 @@ def _check_scorer(scorer: Scorer, tokenizer: PreTrainedTokenizerBase, tolerance:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Have torch compute in one thread: on tiny models, more only wait for one another."""
+    """Have torch compute in one thread, which is fastest for tiny models."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,7 +1,7 @@
-"""Small real tokenizers of every family, and tiny models for them, made on the spot.
+"""Small tokenizers of every common family, and tiny models for them, made on the spot.
 
 Tokenizers are trained on a few sentences and models are random, so an ensemble of them is built in
-a fraction of a second, needs no file, and disagrees about everything.
+a fraction of a second, needs no file, and its members disagree about everything.
 """
 
 import atexit
@@ -38,6 +38,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from gac_core.ensemble import Ensemble
 from gac_core.methods.co_llm import GateHead
 
+# The sentences on which tokenizers are trained: several scripts, code, blanks, half words.
 CORPUS = [
     "Hello world, how are you today? I am fine, thank you. Hello Hello!",
     "The capital of France is Paris; the capital of Germany is Berlin.",
@@ -47,6 +48,7 @@ CORPUS = [
     "  two  spaces   and\n\n new lines\r\n. . . ... !!! don't can't I'll",
 ] * 3
 
+# Chat templates, in Jinja.
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -65,17 +67,20 @@ HEADER = (
     "{{ m.content | trim }}<|eot|>{% endfor %}"
     "{% if add_generation_prompt %}<|head|>assistant<|/head|>\n\n{% endif %}"
 )
+# The regular expression by which the tokenizer of GPT-4 splits a text into words.
 GPT4_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+# Byte-level BPE as of GPT-2, Qwen, Llama 3 and GPT-NeoX (byte_level, chatml, tiktoken, neox), and
+# SentencePiece as BPE (legacy as of Llama 2, metaspace) and as Unigram.
 FAMILIES = ("byte_level", "chatml", "legacy", "metaspace", "tiktoken", "unigram", "neox")
 
 
 @cache
 def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
-    """A small tokenizer of a family, trained on `CORPUS`."""
+    """A small tokenizer of one of the `FAMILIES`, trained on `CORPUS`."""
     controls, template, size = {
         "byte_level": (["<|endoftext|>"], None, 330),
         "chatml": (["<|im_end|>", "<|im_start|>", "<|endoftext|>"], CHATML, 420),
@@ -173,13 +178,13 @@ def _with_byte_tokens(backend: Tokenizer, controls: int) -> Tokenizer:
 def tiny_model(
     family: str, seed: int = 0, *, context: int = 512, spread: float = 0.25
 ) -> LlamaForCausalLM:
-    """A random model for the tokenizer of a family; it has three rows of padding.
+    """A random model for the tokenizer of a family; its logits have three rows of padding.
 
     Args:
-        family: of `FAMILIES`.
+        family: one of `FAMILIES`.
         seed: of its weights.
-        context: positions it can read.
-        spread: of its weights; makes its distributions peaked.
+        context: the number of positions it can read.
+        spread: the standard deviation of its weights; larger values give peaked distributions.
 
     """
     tokenizer = tokenizer_of(family)
@@ -245,10 +250,17 @@ def make_ensemble(
     """An ensemble of tiny models.
 
     Args:
-        families: of `FAMILIES`, one per member.
+        families: one of `FAMILIES` per member.
         seeds: of their weights; 0, 1, ... by default.
         pair: makes the model and tokenizer of a family and a seed.
         options: of `Ensemble.from_models`.
+
+    Example:
+        >>> from gac_core.testing import make_ensemble
+        >>> with make_ensemble(["chatml", "legacy"], method="cascade", threshold=0.4) as ensemble:
+        ...     output = ensemble.generate("Hello", max_new_tokens=5)
+        >>> len(output.steps), [usage.name for usage in output.usage.members]
+        (5, ['chatml-0', 'legacy-1'])
 
     """
     seeds = range(len(families)) if seeds is None else seeds
@@ -274,8 +286,8 @@ class ScriptedModel(PreTrainedModel):
     """A model whose next-token logits depend on the position alone.
 
     Attributes:
-        script: logits after each position; where there are none, all are 0.
-        calls: the shape of the ids of every forward.
+        script: the logits after some positions, (vocab_size,) each; after all others they are 0.
+        calls: the shape of the ids of every forward pass.
 
     """
 
@@ -291,11 +303,11 @@ class ScriptedModel(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        """Tells where ids are taken."""
+        """The layer that takes the ids."""
         return self.embed
 
     def get_output_embeddings(self) -> torch.nn.Module:
-        """Gives the logits back as they are."""
+        """The last layer, which gives the logits back as they are."""
         return self.head
 
     def forward(
@@ -313,8 +325,8 @@ class ScriptedModel(PreTrainedModel):
         nothing = torch.zeros(self.config.vocab_size)
         logits = torch.stack(
             [
-                torch.stack([self.script.get(p, nothing) for p in row])
-                for row in position_ids.tolist()
+                torch.stack([self.script.get(p, nothing) for p in positions])
+                for positions in position_ids.tolist()
             ]
         )
         return CausalLMOutputWithPast(logits=self.head(logits))
@@ -323,13 +335,25 @@ class ScriptedModel(PreTrainedModel):
 def scripted(
     family: str, prompt_length: int, choices: list[dict[str, float]], *, context: int = 512
 ) -> tuple[ScriptedModel, PreTrainedTokenizerFast]:
-    """A model that gives certain probabilities at each step, and its tokenizer.
+    """A model that gives the given probabilities at each step, and its tokenizer.
 
     Args:
         family: of its tokenizer.
-        prompt_length: ids of the prompt.
-        choices: at each step the probability of some tokens, named as the tokenizer shows them.
-        context: positions it can read.
+        prompt_length: the number of ids of the prompt.
+        choices: at each step the probability of some tokens, as strings of the vocabulary.
+        context: the number of positions it can read.
+
+    Example:
+        >>> from gac_core import Ensemble
+        >>> from gac_core.testing import scripted, tokenizer_of
+        >>> length = len(tokenizer_of("byte_level")("Hello").input_ids)
+        >>> end = tokenizer_of("byte_level").eos_token
+        >>> one = scripted("byte_level", length, [{"a": 0.6, "b": 0.4}, {end: 1.0}])
+        >>> other = scripted("byte_level", length, [{"a": 0.1, "b": 0.9}, {end: 1.0}])
+        >>> with Ensemble.from_models([one, other], names=["one", "other"]) as ensemble:
+        ...     output = ensemble.generate("Hello")
+        >>> output.text, round(output.steps[0].logprob, 3)  # (0.4 + 0.9) / 2
+        ('b', -0.431)
 
     """
     tokenizer = tokenizer_of(family)

@@ -1,1 +1,1 @@
-"""Text as bytes: each member's tokens, the vocabulary they share, what each has read."""
+"""Text as bytes: each member's tokens, the union vocabulary, the ids each member has read."""

@@ -8,7 +8,7 @@ from gac_core.tokens.tokenizer import ByteTokenizer
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The length of the longest common prefix."""
+    """The number of ids in the longest common prefix."""
     count = min(len(a), len(b))
     if list(a[:count]) == list(b[:count]):
         return count
@@ -18,19 +18,19 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 class History:
     """What one member has read, in its own ids.
 
-    Two ways to tell it what others wrote. *append* (as published): the unit's own token, or the
-    member's own tokens for those bytes. *reencode*: once it was given a piece it would not have
-    written, its whole answer so far is encoded anew after each unit, as it would write it itself;
-    members handed foreign pieces begin to repeat them.
+    A unit that other members chose is taken in one of two ways. *append* (as published): the unit's
+    own token, or the member's own tokens for those bytes. *reencode*: once the member was given a
+    unit that it would not have written (a foreign one), its whole answer so far is encoded anew
+    after each unit, as it would write it itself; members given foreign units begin to repeat them.
 
     Args:
         prompt_ids: the member's prompt; never changed.
         tokenizer: how the member writes.
-        reencode: which way.
+        reencode: whether units are taken the second way.
         context_size: the most ids the member can read; None if there is no limit.
 
     Attributes:
-        prompt_length: the number of the prompt's ids.
+        prompt_length: the number of ids of the prompt.
         context_size: the most ids the member can read, or None.
         answer: the bytes of the answer so far, as this member has them.
 
@@ -50,12 +50,12 @@ class History:
         self._ids = list(prompt_ids)
         self._tokenizer = tokenizer
         self._reencode = reencode
-        self._met_foreign = False
+        self._has_foreign = False
         self._is_stale = False  # whether the answer must be encoded anew before its ids are used
         self._encoded = b""  # the beginning of the answer that was encoded so far
 
     def copy(self) -> Self:
-        """Another one that goes its own way."""
+        """A copy to which other units can be appended."""
         return copy(self)  # nothing in it is changed in place
 
     @property
@@ -63,7 +63,7 @@ class History:
         """Prompt and answer so far; a list of its own after each unit."""
         if self._is_stale:
             prompt, answer = self._ids[: self.prompt_length], self._ids[self.prompt_length :]
-            known = answer if self._encoded else []  # what was appended before is no encoding
+            known = answer if self._encoded else []  # ids appended one by one are no encoding
             answer = self._tokenizer.encode_longer(self.answer, self._encoded, known)
             self._ids = [*prompt, *answer]
             self._encoded = self.answer
@@ -72,19 +72,19 @@ class History:
 
     @property
     def answer_length(self) -> int:
-        """The number of the answer's ids."""
+        """The number of ids of the answer."""
         return len(self.ids) - self.prompt_length
 
     @property
     def budget(self) -> int | None:
-        """How many ids more the context holds; None if there is no limit."""
+        """The number of further ids that the context holds; None if there is no limit."""
         return None if self.context_size is None else self.context_size - len(self.ids)
 
     def fits(self, more: int = 0) -> bool:
-        """Whether the context holds the ids, after so many further bytes too."""
+        """Whether the context holds the ids, even after `more` further bytes."""
         if self.context_size is None:
             return True
-        # No token is shorter than a byte; so most often nothing need be encoded to know.
+        # No token is shorter than a byte, so most often the ids need not be encoded to know.
         at_most = self.prompt_length + len(self.answer) + more
         return at_most <= self.context_size or (not more and len(self.ids) <= self.context_size)
 
@@ -98,9 +98,9 @@ class History:
 
         """
         self.answer += unit
-        self._met_foreign = self._met_foreign or is_foreign
-        if self._reencode and self._met_foreign:
-            self._is_stale = True  # members that are not asked for a while are encoded once
+        self._has_foreign = self._has_foreign or is_foreign
+        if self._reencode and self._has_foreign:
+            self._is_stale = True  # encoded when next asked about, once for many units
         elif unit or token is not None:
             own = self._tokenizer.encode_unit(unit) if token is None else (token,)
             self._ids = [*self._ids, *own]

@@ -1,4 +1,4 @@
-"""How much two tokenizers have in common: shared tokens, and words they write alike."""
+"""How much two tokenizers have in common: shared tokens, and words that both split alike."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from gac_core.tokens.tokenizer import ByteTokenizer
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two vocabularies share, by the bytes of their tokens.
+    """How much two vocabularies share, by the bytes of their tokens.
 
     Attributes:
-        union: units of text of both together.
-        common: units of text that both have.
+        union: number of units of text in both together.
+        common: number of units of text that both have.
         a_in_b: share of the first's units that the second has.
         b_in_a: share of the second's units that the first has.
-        words_alike: share of the words both write with the same pieces; None without words.
+        words_alike: share of the words that both split into the same pieces; None without words.
 
     """
 
@@ -31,15 +31,15 @@ def overlap(a: ByteTokenizer, b: ByteTokenizer, words: Iterable[str] = ()) -> Ov
     """Compare two tokenizers.
 
     Args:
-        a: the first.
-        b: the second.
+        a: the first tokenizer.
+        b: the second tokenizer.
         words: common words; each is written as in the middle of a text, with a space before it
             (as in GaC, https://arxiv.org/abs/2406.12585, whose pairs all share above 90%).
 
     """
     units_a, units_b = a.vocabulary.ids_by_bytes.keys(), b.vocabulary.ids_by_bytes.keys()
     common = len(units_a & units_b)
-    alike = [_writes_alike(a, b, word) for word in words]
+    alike = [_splits_alike(a, b, word) for word in words]
     return Overlap(
         len(units_a | units_b),
         common,
@@ -49,7 +49,7 @@ def overlap(a: ByteTokenizer, b: ByteTokenizer, words: Iterable[str] = ()) -> Ov
     )
 
 
-def _writes_alike(a: ByteTokenizer, b: ByteTokenizer, word: str) -> bool:
+def _splits_alike(a: ByteTokenizer, b: ByteTokenizer, word: str) -> bool:
     try:
         return _pieces(a, word) == _pieces(b, word)
     except CannotSpellError:

@@ -1,7 +1,7 @@
 """The spaces that a step chooses from: the primary's own rows, the union of tokens, and bytes.
 
-All that follows a choice (histories, grammar, text) works on the bytes of a row, so a method may
-decide over any of them.
+Histories, grammar and text take the bytes of the row that was chosen, so a method may choose from
+any of these spaces.
 """
 
 from typing import Final, Protocol
@@ -30,24 +30,24 @@ class Space(Protocol):
         """Whether the row ends the answer."""
 
     def token(self, member: int, row: int) -> int | None:
-        """The member's own id of a row, where rows are ids of its own; else None."""
+        """The member's own id of a row, if the rows are ids of that member; else None."""
 
     def is_choice(self, member: int, row: int, top: int | None) -> bool:
         """Whether the member itself would have written this row.
 
         Args:
             member: its index.
-            row: what was chosen.
-            top: its most probable row; None if it was not asked.
+            row: the row that was chosen.
+            top: the member's most probable row; None if it was not asked.
 
         """
 
     def from_units(self, mask: torch.Tensor) -> torch.Tensor:
-        """A mask over the units that answers are made of, as one over these rows, (size,)."""
+        """A mask over the units that answers are made of as a mask over these rows, (size,)."""
 
 
 class PrimaryRows:
-    """The primary's own rows: the space of what it decides alone.
+    """The primary's own rows: the space of the steps that it decides alone.
 
     Args:
         union: of the members.
@@ -73,16 +73,16 @@ class PrimaryRows:
         return row if member == self._union.primary or self._union.is_shared else None
 
     def is_choice(self, member: int, row: int, top: int | None) -> bool:  # noqa: ARG002
-        """Only the primary's own."""
+        """Whether the member is the primary; see `Space`."""
         return member == self._union.primary
 
     def from_units(self, mask: torch.Tensor) -> torch.Tensor:
-        """A mask over the union, (size of the union,), as one over the primary's rows, (size,)."""
+        """A mask over the union, (union.size,), as a mask over the primary's rows, (size,)."""
         return mask[self._union.primary_rows]
 
 
 class _Bytes(UnionVocabulary):
-    """A row for each byte, and the end. Every member can write each of them, none as a token."""
+    """A row for each byte, and one for the end. No member writes a byte as a token of its own."""
 
     def token(self, member: int, row: int) -> int | None:  # noqa: ARG002
         return None
@@ -91,6 +91,6 @@ class _Bytes(UnionVocabulary):
         return False
 
 
-BYTES: Final = _Bytes(
+BYTES: Final = _Bytes(  # 257 rows
     [Vocabulary((*(bytes([b]) for b in range(256)), b""), (*[TokenKind.TEXT] * 256, TokenKind.END))]
 )

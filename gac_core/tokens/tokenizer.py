@@ -1,9 +1,9 @@
 """Text to a member's own token ids, with nothing lost and no control token by accident.
 
-A tokenizer's `encode` adds a BOS, puts a space before the text, turns typed markup into control
-tokens and normalises. Three things are wanted instead: a raw prompt as the model expects it
-(`encode_prompt`), the continuation of a text (`encode`), and one unit (`spell`). For each the
-tokenizer's own model is put behind just those of its components that belong there.
+A tokenizer's `encode` adds a BOS token, puts a space before the text, turns typed markup into
+control tokens and normalises. Three other things are needed: a raw prompt as the model expects it
+(`encode_prompt`), the continuation of a text (`encode`), and one unit (`encode_unit`). Each runs
+the tokenizer's own model after only those of its normalizers and pre-tokenizers that belong there.
 """
 
 from __future__ import annotations
@@ -28,18 +28,24 @@ from gac_core.tokens.vocabulary import (
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Texts that a tokenizer which keeps letters, or blanks, gives back unchanged.
+# Texts that come back unchanged from a tokenizer that keeps case and accents, or blanks.
 _LETTERS: Final = ("Hello World", "Älter café Ñandú", "STRASSE straße", "Привет Мир")
-_SPACE_INSIDE: Final = re.compile(rb"[A-Za-z] ")
 _BLANKS: Final = ("a  b", "a\nb\n\nc", "\ta\t b", "a ", "if x:\n    y")
+_LETTER_AND_SPACE: Final = re.compile(rb"[A-Za-z] ")  # in a token that goes on over a word's end
+_WORDS_LOOKED_BACK: Final = 32  # spaces before the end at which a word may begin
 
 
 class ByteTokenizer:
-    """How one member writes text.
+    """A member's tokenizer by bytes: ids for exactly the bytes that are given.
 
     Args:
         tokenizer: the member's tokenizer.
         vocabulary: its tokens.
+
+    Attributes:
+        name: what messages call it.
+        vocabulary: its tokens.
+        bos_ids: the ids that begin a text, none or one.
 
     """
 
@@ -50,39 +56,39 @@ class ByteTokenizer:
         backend = fast_backend(tokenizer)
         normalizers = component_specs(backend.normalizer, "normalizers")
         pre_tokenizers = component_specs(backend.pre_tokenizer, "pretokenizers")
-        self._opening = _Encoder(backend, vocabulary, normalizers, pre_tokenizers)
-        self._going_on = _Encoder(
+        self._encode_start = _Encoder(backend, vocabulary, normalizers, pre_tokenizers)
+        self._encode_continuation = _Encoder(
             backend,
             vocabulary,
             [n for n in normalizers if n["type"] == "Replace"],
             [_without_prefix(p) for p in pre_tokenizers],
         )
-        self._opens_with_space = self._bytes(self._opening("a")).startswith(b" ")
-        # Where no token goes on behind a letter with a space, such a place is always between two
-        # tokens, whatever follows.
-        self._words_stand_alone = not any(
-            _SPACE_INSIDE.search(data) for data in vocabulary.ids_by_bytes if b" " in data[1:]
+        self._adds_leading_space = self._bytes(self._encode_start("a")).startswith(b" ")
+        # If no token contains a letter and then a space, a space after a letter always begins a
+        # token.
+        self._words_begin_tokens = not any(
+            _LETTER_AND_SPACE.search(data) for data in vocabulary.ids_by_bytes if b" " in data[1:]
         )
-        self._spelled: dict[bytes, tuple[int, ...]] = {}
+        self._unit_ids: dict[bytes, tuple[int, ...]] = {}  # by unit
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids of a raw prompt, with the BOS the tokenizer would add; markup stays text.
+        """The ids of a raw prompt, with the BOS token the tokenizer would add; markup stays text.
 
         Raises:
             CannotSpellError: some characters have no token.
 
         """
-        ids = self._opening(text)
+        ids = self._encode_start(text)
         if not self._is_text(ids):  # an unknown character, or markup that is a piece (Unigram)
-            prefix = b" " if self._opens_with_space else b""
+            prefix = b" " if self._adds_leading_space else b""
             ids = self.encode_greedily(prefix + text.encode())
         return [*self.bos_ids, *ids]
 
     def encode(self, data: bytes) -> list[int]:
-        """The ids the tokenizer would itself write these bytes with, as the rest of a text.
+        """The ids with which the tokenizer itself would write these bytes, as the rest of a text.
 
-        The ids stand for exactly these bytes. What is no valid UTF-8 (half a character at the end)
-        is covered with the longest tokens that fit.
+        The ids stand for exactly these bytes. Bytes that are no valid UTF-8 (half a character at
+        the end) are covered with the longest tokens that fit.
 
         Raises:
             CannotSpellError: some bytes have no token.
@@ -103,18 +109,21 @@ class ByteTokenizer:
         return ids
 
     def encode_longer(self, data: bytes, known: bytes, known_ids: Sequence[int]) -> list[int]:
-        """`encode(data)`, given what it is for a beginning of the data.
+        """`encode(data)`, given the ids of a beginning of the data.
 
-        Only what may change is encoded anew: from the last word on that has a space before it, so
-        the cost does not grow with the text.
+        Only the ids that may change are encoded anew: from the last word on that has a space before
+        it, so the cost does not grow with the text.
 
         Args:
-            data: what to encode.
-            known: a beginning of it.
+            data: the bytes to encode.
+            known: a beginning of them.
             known_ids: ``encode(known)``.
 
+        Raises:
+            CannotSpellError: some bytes have no token.
+
         """
-        start = _last_word_start(known) if self._words_stand_alone else 0
+        start = _last_word_start(known) if self._words_begin_tokens else 0
         at, count = len(known), len(known_ids)
         while at > start:
             count -= 1
@@ -124,7 +133,7 @@ class ByteTokenizer:
         return [*known_ids[:count], *self.encode(data[start:])]
 
     def _encode_text(self, text: str) -> list[int]:
-        ids, data = self._going_on(text), text.encode()
+        ids, data = self._encode_continuation(text), text.encode()
         if self._is_text(ids) and self._bytes(ids) == data:
             return ids
         return self.encode_greedily(data)
@@ -138,16 +147,21 @@ class ByteTokenizer:
         return b"".join([tokens[i] for i in ids])
 
     def encode_unit(self, unit: bytes) -> tuple[int, ...]:
-        """The ids of one unit: its own token if there is one, else the tokenizer's way."""
-        ids = self._spelled.get(unit)
+        """The ids of one unit: its own token if there is one, else as `encode` gives them.
+
+        Raises:
+            CannotSpellError: some bytes have no token.
+
+        """
+        ids = self._unit_ids.get(unit)
         if ids is None:
             own = self.vocabulary.ids_by_bytes.get(unit)
             ids = tuple(self.encode(unit)) if own is None else (own,)
-            self._spelled[unit] = ids
+            self._unit_ids[unit] = ids
         return ids
 
     def encode_greedily(self, data: bytes) -> list[int]:
-        """Ids of the longest tokens that fit, from left to right.
+        """The ids of the longest tokens that fit, from left to right.
 
         Raises:
             CannotSpellError: some bytes have no token.
@@ -161,7 +175,7 @@ class ByteTokenizer:
         return ids
 
     def check(self) -> None:
-        """Whether this tokenizer can write what others wrote, and reads what it is given.
+        """Refuse a tokenizer that can not write ordinary text, or that changes the text it reads.
 
         Raises:
             RewritesTextError: it changes text (lower-cases, strips accents, drops blanks).
@@ -181,9 +195,9 @@ class ByteTokenizer:
 
     def _check_rewriting(self, probes: Sequence[str]) -> None:
         for text in probes:
-            ids = self._opening(text)
+            ids = self._encode_start(text)
             if not self._is_text(ids):
-                continue  # unknown characters: a question of spelling
+                continue  # unknown characters; `check` looks for them by bytes
             read = self._bytes(ids).decode(errors="replace")
             if read not in (text, " " + text):
                 raise RewritesTextError(
@@ -193,9 +207,9 @@ class ByteTokenizer:
 
 
 def _last_word_start(data: bytes) -> int:
-    """Where the last " x" after a letter begins, x a letter; 0 if nowhere near the end."""
+    """Where the last " x" after a letter begins, x a letter; 0 if there is none near the end."""
     end = len(data) - 1
-    for _ in range(32):
+    for _ in range(_WORDS_LOOKED_BACK):
         end = data.rfind(b" ", 1, end)
         if end < 0:
             return 0
@@ -205,7 +219,7 @@ def _last_word_start(data: bytes) -> int:
 
 
 class _Encoder:
-    """A tokenizer's model behind chosen components, with only its textual added tokens."""
+    """A tokenizer's model after chosen components, with only those added tokens that are text."""
 
     def __init__(
         self,
@@ -227,11 +241,11 @@ class _Encoder:
         self._tokenizer.model = backend.model  # shared, not copied
         added: dict[int, AddedToken] = backend.get_added_tokens_decoder()
         self._tokenizer.add_tokens([added[i] for i in sorted(vocabulary.added_text)])
-        # Alone, added tokens get other ids than among the control tokens.
+        # Without the control tokens between them, added tokens get other ids.
         self._true_ids = {
-            alone: true
+            other: true
             for true in vocabulary.added_text
-            if (alone := self._tokenizer.token_to_id(added[true].content)) != true
+            if (other := self._tokenizer.token_to_id(added[true].content)) != true
         }
 
     def __call__(self, text: str) -> list[int]:
@@ -256,7 +270,7 @@ def _without_prefix(pre_tokenizer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bos_ids(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> list[int]:
-    """The ids the tokenizer puts before a text: control tokens, so neither text nor an end."""
+    """The ids of the BOS token, if the tokenizer puts one before a text."""
     ids = tokenizer("a").input_ids
     count = next((n for n, i in enumerate(ids) if vocabulary.kinds[i] is TokenKind.TEXT), 0)
     return [i for i in ids[:count] if i == tokenizer.bos_token_id]

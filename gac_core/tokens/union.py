@@ -1,11 +1,12 @@
 """The union vocabulary: all members' tokens, keyed by the bytes they stand for, and one END.
 
-The primary's rows come first, so its map is the identity; what the others add follows, sorted by
-bytes, so that the order of the members changes nothing. Tokens of one member with the same bytes
-are one unit, and so are all end tokens.
+The primary's rows come first, so its map is the identity; the units that others add follow, sorted
+by bytes, so that the order of the members changes nothing. Tokens of one member with the same bytes
+are one unit, and so are all end tokens (EOS, end of turn).
 
-Members that share one vocabulary keep it as it is: their rows are the units, and where they agree
-on the end tokens, each of these too. An ensemble of one model is then that model, token for token.
+Members that share one vocabulary keep it as it is: their rows are the units; where they agree on
+the end tokens, each of these has a row, too. An ensemble of one model is then that model, token for
+token.
 """
 
 from bisect import bisect_left, bisect_right
@@ -25,12 +26,16 @@ class UnionVocabulary:
 
     Args:
         vocabularies: one per member.
-        primary: the member whose rows come first.
-        device: where the fused distributions live.
+        primary: index of the member whose rows come first.
+        device: where distributions over the union are.
 
     Attributes:
+        vocabularies: one per member.
+        primary: index of the member whose rows come first.
+        device: where distributions over the union are.
         size: number of rows.
         is_shared: whether all members have one and the same vocabulary.
+        end_rows: the rows that end an answer; several only if all members share them.
 
     """
 
@@ -95,11 +100,11 @@ class UnionVocabulary:
         return unit.startswith(another) or another.startswith(unit)
 
     def token(self, member: int, row: int) -> int | None:  # noqa: ARG002
-        """The member's own id of a row, where the rows are its own; see `Space`."""
+        """The member's own id of a row, if all members share the rows; see `Space`."""
         return row if self.is_shared else None
 
     def is_choice(self, member: int, row: int, top: int | None) -> bool:  # noqa: ARG002
-        """Whether the member would have written this row; see `Space`."""
+        """Whether the row is the member's most probable one; see `Space`."""
         return row == top
 
     def from_units(self, mask: torch.Tensor) -> torch.Tensor:
@@ -136,10 +141,10 @@ class UnionVocabulary:
         return units, rows
 
     @cached_property
-    def spaced_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows of the units " x" and of "x", for every x that has both. (pairs,) each.
+    def leading_space_pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The rows of the units " x" and of "x", for every x that has both. (pairs,) each.
 
-        No x begins with a space, so no row is both a spaced and a plain one.
+        No x begins with a space, so no row is in both tensors.
         """
         rows = self.rows
         pairs = [
@@ -147,18 +152,18 @@ class UnionVocabulary:
             for data, row in rows.items()
             if len(data) > 1 and data[0] == 0x20 and data[1] != 0x20 and data[1:] in rows
         ]
-        spaced, plain = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
-        return spaced.to(self.device), plain.to(self.device)
+        with_space, without = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        return with_space.to(self.device), without.to(self.device)
 
     @cached_property
-    def spaced_rows(self) -> torch.Tensor:
-        """Rows of text that begins with a space. (n,)"""
-        spaced = [row for data, row in self.rows.items() if data.startswith(b" ")]
-        return torch.tensor(spaced, dtype=torch.int64, device=self.device)
+    def leading_space_rows(self) -> torch.Tensor:
+        """The rows of all units of text that begin with a space, (n,)."""
+        rows = [row for data, row in self.rows.items() if data.startswith(b" ")]
+        return torch.tensor(rows, dtype=torch.int64, device=self.device)
 
     @cached_property
     def primary_rows(self) -> torch.Tensor:
-        """The union's row for each of the primary's own; its own number if it is masked."""
+        """The union's row for each of the primary's rows; the same row if it is masked."""
         first = self.vocabularies[self.primary]
         rows = torch.arange(len(first))
         if not self.is_shared:
@@ -171,7 +176,7 @@ class UnionVocabulary:
         return rows.to(self.device)
 
     def mask(self, member: int, logits: torch.Tensor) -> torch.Tensor:
-        """The member's logits with -inf where a row is neither text nor END. (..., member rows)"""
+        """The member's logits with -inf where a row is neither text nor END. (..., vocab_size)"""
         masked = self._masked[member]
         if masked.device != logits.device:
             masked = self._masked[member] = masked.to(logits.device)
@@ -181,18 +186,18 @@ class UnionVocabulary:
         """A member's probabilities over its own rows as probabilities over the union.
 
         Args:
-            member: whose they are.
-            probs: (member rows,), 0 where masked.
+            member: the member's index.
+            probs: over its own rows, (vocab_size,), 0 where masked.
 
         Returns:
-            (size,), on the union's device; the mass is the same.
+            Over the union, (size,), on the union's device and of the same mass.
 
         """
         probs = probs.to(self.device)
         return self._maps[member].apply(probs, self.size)
 
     def _map(self, member: int) -> "_Map":
-        """Where the rows of a member go."""
+        """The union's row for each of a member's rows."""
         vocabulary = self.vocabularies[member]
         first = self.vocabularies[self.primary]
         if self.is_shared:
@@ -217,7 +222,7 @@ class UnionVocabulary:
 
 
 class _Map(Protocol):
-    """Takes (member rows,) to (size,) with the same mass; masked rows hold none."""
+    """Takes (vocab_size,) of a member to (size,) with the same mass; masked rows hold none."""
 
     def apply(self, probs: torch.Tensor, size: int) -> torch.Tensor: ...
 
@@ -225,8 +230,10 @@ class _Map(Protocol):
 class _Moves:
     """A map that is the identity but for a few rows, whose mass is moved into others."""
 
-    def __init__(self, into: dict[int, int], rows: int, size: int, device: torch.device) -> None:
-        self._is_identity = rows == size and not into
+    def __init__(
+        self, into: dict[int, int], vocab_size: int, size: int, device: torch.device
+    ) -> None:
+        self._is_identity = vocab_size == size and not into
         # int64: on some CPUs index_add_ with int32 indices is many times slower.
         self._rows = torch.tensor(list(into), dtype=torch.int64, device=device)
         self._into = torch.tensor(list(into.values()), dtype=torch.int64, device=device)
@@ -244,14 +251,19 @@ class _Moves:
 
 
 class _Scatter:
-    """A map in which a few rows meet others; writing the rest is faster than adding it."""
+    """A map in which several rows may meet in one.
 
-    def __init__(self, into: dict[int, int], rows: int, size: int, device: torch.device) -> None:
+    The first row of each target is written and only further ones are added, which is faster.
+    """
+
+    def __init__(
+        self, into: dict[int, int], vocab_size: int, size: int, device: torch.device
+    ) -> None:
         own = np.fromiter(into.keys(), np.int64, len(into))
         to = np.fromiter(into.values(), np.int64, len(into))
         is_first = np.zeros(len(into), bool)
         is_first[np.unique(to, return_index=True)[1]] = True
-        index = np.full(rows, size)  # a place behind the end, cut off
+        index = np.full(vocab_size, size)  # masked rows go to one row too many, which is cut off
         index[own[is_first]] = to[is_first]
         self._index = torch.from_numpy(index).to(device)
         self._rows = torch.from_numpy(own[~is_first]).to(device)
@@ -271,7 +283,7 @@ def are_same_text(vocabularies: Sequence[Vocabulary]) -> bool:
 
 
 def _allowed(vocabulary: Vocabulary, unspellable: frozenset[int]) -> torch.Tensor:
-    """Rows that may be chosen: END, and text that every member can spell. (rows,)"""
+    """Which rows may be chosen: END, and text that every member can spell. (vocab_size,) of bool"""
     return torch.tensor(
         [
             kind is TokenKind.END
@@ -282,7 +294,7 @@ def _allowed(vocabulary: Vocabulary, unspellable: frozenset[int]) -> torch.Tenso
 
 
 def check_spelling(tokenizers: Sequence[ByteTokenizer]) -> None:
-    """Refuse members that could not follow the others, unless all share one vocabulary.
+    """Refuse tokenizers that can not write the others' text, unless all share one vocabulary.
 
     Raises:
         VocabularyError: a tokenizer can not spell ordinary text, or rewrites it.

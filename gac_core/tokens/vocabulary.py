@@ -1,8 +1,8 @@
 """The bytes and the kind of every token of a tokenizer.
 
-``get_vocab()`` strings and ``decode([id])`` are not the bytes a token stands for: the first hides
-them behind an alphabet of its own, the second loses leading spaces and turns half a character into
-U+FFFD. They are read from the tokenizer's own specification instead, as its decoder would.
+``get_vocab()`` strings and ``decode([id])`` are not the bytes a token stands for: the first writes
+them in an alphabet of its own, the second loses leading spaces and turns half a character into
+U+FFFD. So the bytes are read from the tokenizer's own specification, as its decoder would.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from gac_core.errors import VocabularyError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Bytes that no text holds: those that UTF-8 never uses, and those that begin only characters of the
-# planes 4 to 11, none of which is assigned.
+# Bytes that occur in no text: those that UTF-8 never uses, and those that begin only characters of
+# the planes 4 to 11, none of which is assigned.
 NEVER_IN_TEXT: Final = frozenset({0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100)})
 
 
@@ -34,9 +34,9 @@ class TokenKind(IntEnum):
 
     TEXT = 0
     CONTROL = 1  # beginning of text, turns, tools, ...: never part of an answer
-    END = 2  # ends the answer
+    END = 2  # ends the answer: EOS, or the end of a turn
     HOLE = 3  # an id that no token has
-    PADDING = 4  # a row beyond the tokenizer's ids
+    PADDING = 4  # a row of the logits after the tokenizer's last id
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Vocabulary:
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """The ids that end an answer."""
+        """The ids that end an answer (EOS, end of turn)."""
         return frozenset(i for i, kind in enumerate(self.kinds) if kind is TokenKind.END)
 
     @cached_property
@@ -96,10 +96,10 @@ class Vocabulary:
         return ids
 
     def cover(self, data: bytes) -> tuple[list[int], int]:
-        """The longest tokens that fit, from left to right, up to a place where none does.
+        """The longest tokens that fit, from left to right, until none fits.
 
         Returns:
-            Their ids, and how many bytes they cover: all, unless some have no token.
+            Their ids, and the number of bytes they cover: all, unless some have no token.
 
         """
         tokens, ids, at = self.ids_by_bytes, [], 0
@@ -115,7 +115,7 @@ class Vocabulary:
 
     @cached_property
     def _lengths(self) -> Mapping[bytes, Sequence[int]]:
-        """How long the tokens are that begin with a byte, longest first."""
+        """By first byte, the lengths of the tokens that begin with it, in bytes, longest first."""
         lengths: defaultdict[bytes, set[int]] = defaultdict(set)
         for data in self.ids_by_bytes:
             lengths[data[:1]].add(len(data))
@@ -123,7 +123,7 @@ class Vocabulary:
 
     @cached_property
     def missing_bytes(self) -> frozenset[int]:
-        """Byte values that no token of one byte spells."""
+        """The byte values that no token of one byte stands for."""
         return frozenset(b for b in range(256) if bytes([b]) not in self.ids_by_bytes)
 
     @classmethod
@@ -131,7 +131,7 @@ class Vocabulary:
         cls,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        rows: int | None = None,
+        vocab_size: int | None = None,
         end_ids: Iterable[int] = (),
         text_tokens: Iterable[str] = (),
     ) -> Vocabulary:
@@ -139,22 +139,22 @@ class Vocabulary:
 
         Args:
             tokenizer: any tokenizer with a `tokenizers` backend.
-            rows: rows of the model's logits, if more than the tokenizer has ids.
+            vocab_size: the model's logits per position, if not the number of the tokenizer's ids.
             end_ids: ids that end an answer, besides the tokenizer's own and its template's.
             text_tokens: added tokens to count as text although they look like markup
                 (``<think>``, ``<table>``).
 
         Raises:
-            VocabularyError: the tokenizer is of a kind whose bytes can not be told, has text
-                tokens the model has no rows for, or no end token at all.
+            VocabularyError: the bytes of its tokens can not be read from its specification, it has
+                text tokens that the model has no logits for, or no end token at all.
 
         """
-        table = _Table(tokenizer, rows or 0)
+        table = _Table(tokenizer, vocab_size or 0)
         table.add_pieces()
         table.add_added_tokens(set(text_tokens))
         table.add_ends(end_ids)
-        if rows is not None:
-            table.cut(rows)
+        if vocab_size is not None:
+            table.cut(vocab_size)
         kinds = table.kinds
         return cls(
             tuple(table.token_bytes),
@@ -168,12 +168,12 @@ class _Table:
     """The rows of a vocabulary while they are filled in, later kinds over earlier ones.
 
     Args:
-        tokenizer: whose tokens they are.
-        least: rows there are at least.
+        tokenizer: the tokenizer of the vocabulary.
+        vocab_size: the least number of rows.
 
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, least: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._name = tokenizer_name(tokenizer)
         backend = fast_backend(tokenizer)
@@ -181,7 +181,7 @@ class _Table:
         vocabulary = backend.get_vocab(with_added_tokens=False)
         self._pieces = {i: piece for piece, i in vocabulary.items()}
         self._size = 1 + max((*self._pieces, *self._added))
-        count = max(self._size, least)
+        count = max(self._size, vocab_size)
         self.token_bytes = [b""] * count
         self.kinds = [TokenKind.HOLE] * self._size + [TokenKind.PADDING] * (count - self._size)
         self.byte_fallbacks: set[int] = set()
@@ -230,25 +230,26 @@ class _Table:
                 "set eos_token_id in the model's generation config"
             )
 
-    def cut(self, rows: int) -> None:
-        """Leave out ids the model has no rows for, which must be no text."""
+    def cut(self, vocab_size: int) -> None:
+        """Leave out ids for which the model has no logits; they must be no text and no end."""
         needed = (TokenKind.TEXT, TokenKind.END)
-        if lost := [i for i in range(rows, self._size) if self.kinds[i] in needed]:
+        if lost := [i for i in range(vocab_size, self._size) if self.kinds[i] in needed]:
             raise VocabularyError(
                 f"{self._name} has {len(lost)} tokens the model has no rows for "
-                f"(ids {lost[0]} to {lost[-1]}, the model has {rows} rows); "
+                f"(ids {lost[0]} to {lost[-1]}, the model has {vocab_size} rows); "
                 "tokenizer and model do not belong together"
             )
-        self.token_bytes, self.kinds = self.token_bytes[:rows], self.kinds[:rows]
+        self.token_bytes = self.token_bytes[:vocab_size]
+        self.kinds = self.kinds[:vocab_size]
 
 
-_BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-# Added tokens such as <tool_call>, </s>, <｜User｜>, [INST]: markup, whatever their flag says.
+_BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # byte fallback of SentencePiece
+# Added tokens such as <tool_call>, </s>, <｜User｜>, [INST]: markup even if not marked as special.
 _MARKUP: Final = re.compile(r"\s*(<\S.*>|\[\S.*\]|[|｜].*[|｜])\s*", re.DOTALL)
 
 
 def fast_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The tokenizer as it was loaded, which can differ from its file.
+    """The tokenizer's `tokenizers` backend as it was loaded, which can differ from its file.
 
     Raises:
         VocabularyError: it has no `tokenizers` backend.
@@ -287,7 +288,7 @@ def _token_decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]
     decoders = _decoder_types(tokenizer)
     if "ByteLevel" in decoders:
         alphabet = byte_alphabet()
-        # Latin-1 characters outside the alphabet must not pass for bytes.
+        # Latin-1 characters outside the alphabet must not be taken for bytes.
         to_latin = str.maketrans(
             {chr(c): "\u2400" for c in range(256) if chr(c) not in alphabet}
             | {char: chr(byte) for char, byte in alphabet.items()}
@@ -297,7 +298,7 @@ def _token_decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]
             try:
                 return piece.translate(to_latin).encode("latin-1")
             except UnicodeEncodeError:
-                return piece.encode()  # as the decoder does with what is not in its alphabet
+                return piece.encode()  # as the decoder does with characters outside its alphabet
 
         return byte_level
     spaces = [d["replacement"] for t, d in decoders.items() if t == "Metaspace"] + [
@@ -308,7 +309,7 @@ def _token_decoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], bytes]
     if not spaces:
         raise VocabularyError(
             f"{tokenizer_name(tokenizer)} has the decoder {sorted(decoders) or 'none'}, from which "
-            "the bytes of its tokens can not be told; byte-level BPE and SentencePiece models can "
+            "the bytes of its tokens can not be read; byte-level BPE and SentencePiece models can "
             "be used"
         )
     space = spaces[0]
@@ -342,7 +343,7 @@ def template_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False)
     except (TemplateError, TypeError, ValueError, KeyError):
-        return frozenset()  # a template of its own kind; the other sources of end ids remain
+        return frozenset()  # a template for other turns; the other sources of end ids remain
     _, found, tail = str(text).rpartition(mark)
     tail = tail.lstrip() if found else ""
     contents = sorted(tokenizer.added_tokens_encoder, key=len, reverse=True)

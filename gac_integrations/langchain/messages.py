@@ -13,7 +13,7 @@ from langchain_core.messages import (
 
 from gac_integrations.langchain.errors import GaCInvalidRequestError
 
-_SHOWN_PARTS: Final = ("text", "tool_use")
+_SHOWN_PARTS: Final = ("text", "tool_use")  # types of content of an answer that are kept
 
 
 def plain_messages(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:

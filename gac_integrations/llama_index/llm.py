@@ -36,7 +36,7 @@ from gac_integrations.shared.fields import EnsembleFields
 from gac_integrations.shared.model_cache import unique_name
 from gac_integrations.shared.options import CONFIG
 
-_UNLIMITED = 2**17
+_UNLIMITED = 2**17  # tokens of a member without a limit; LlamaIndex needs some number
 IGNORED = ("extra_headers", "extra_body", "extra_query")  # of clients that reach for a server
 Response = TypeVar("Response")
 
@@ -87,12 +87,12 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
 
     @classmethod
     def class_name(cls) -> str:
-        """What serialised objects are called."""
+        """The class name in serialised objects."""
         return "GaCLLM"
 
     @property
     def metadata(self) -> LLMMetadata:
-        """By what prompts are sized: the smallest context of the members."""
+        """The limits for which LlamaIndex cuts prompts: the smallest context of the members."""
         window = self._token_budget
         if self.context_window is not None:
             window = min(window, self.context_window)
@@ -107,7 +107,7 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
 
     @property
     def _token_budget(self) -> int:
-        """The tokens a prompt and its answer may have beside the chat templates; loads them."""
+        """The tokens of a prompt and its answer, chat template left out; loads the members."""
         resolved = self._resolve()
         if resolved.budget is None:
             ensemble = self._ensemble
@@ -141,7 +141,7 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
     @model_validator(mode="before")
     @classmethod
     def _only_fields(cls, values: Any) -> Any:
-        """Values without what `to_dict` adds to the fields."""
+        """Values without the entries that `to_dict` adds to the fields."""
         if not isinstance(values, dict):
             return values
         return {k: v for k, v in values.items() if k not in ("class_name", "identity")}

@@ -40,7 +40,9 @@ def _as_dict(message: ChatMessage) -> dict[str, Any]:
             function = {"name": block.tool_name, "arguments": block.tool_kwargs}
             calls.append({"id": block.tool_call_id, "function": function})
         elif not isinstance(block, (ThinkingBlock, CachePoint)):
-            texts.append({"type": block.block_type})  # which gac_core refuses, and why
+            texts.append(
+                {"type": block.block_type}
+            )  # refused by gac_core, with a message that names it
     plain: dict[str, Any] = {"role": role, "content": texts}
     if role == "assistant":
         calls = calls or _plain_calls(message.additional_kwargs.get("tool_calls"))

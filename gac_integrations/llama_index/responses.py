@@ -20,14 +20,14 @@ from gac_integrations.shared.serialize import end_dict, token_dict, usage_dict
 
 
 class ResponseMaker:
-    """The responses of one answer: each has the whole text so far, and what came with it.
+    """The responses of one answer, each with the whole text so far.
 
-    `raw` holds, as plain data, the tokens that came with a response ("tokens", each with every
-    member's view), and at the end of an answer how it ended and its "usage".
+    `raw` holds, as plain data, the tokens that are new in a response ("tokens", each with every
+    member's view), and at the end of an answer its finish reason and "usage".
 
     Args:
         model_name: the model's name in the raw response.
-        request: whose answer it is.
+        request: the request that is answered.
 
     """
 
@@ -39,7 +39,7 @@ class ResponseMaker:
         self._end: dict[str, Any] = {}
 
     def push(self, step: Step) -> str | None:
-        """The text that came with a step; None if nothing did that a consumer could see."""
+        """The text that is certain with a step; None if the step gives no text and no call."""
         self._tokens.append(token_dict(step))
         deltas = self._reader.push(step)
         for delta in deltas:
@@ -64,7 +64,7 @@ class ResponseMaker:
                 )
                 for call in calls
             ]
-            additional["tool_calls"] = [  # where some of LlamaIndex looks for them
+            additional["tool_calls"] = [  # where parts of LlamaIndex look for calls
                 {
                     "id": call.id,
                     "type": "function",

@@ -11,6 +11,7 @@ from gac_core.grammar.json_schema import strict_schema
 from gac_integrations.shared.deadline import Deadline
 from gac_integrations.shared.options import CallDefaults, check_options, given, sampling_params
 
+# The options that make an `AnswerForm`.
 _FORM: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 
 ToSchema = Callable[[Any], Mapping[str, Any]]  # a class to its JSON schema
@@ -45,10 +46,10 @@ class ChatRequest:
         """The request of a call.
 
         Args:
-            defaults: what holds where the call gives nothing.
+            defaults: the options that hold unless the call gives its own.
             messages: as gac_core takes them.
             options: of the call.
-            to_schema: what makes a JSON schema of a class.
+            to_schema: makes a JSON schema of a class.
             ignored: further options that the framework passes, which change nothing.
 
         Raises:

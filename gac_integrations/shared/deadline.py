@@ -1,4 +1,4 @@
-"""Seconds for an answer."""
+"""A time limit for an answer."""
 
 import asyncio
 import threading
@@ -10,13 +10,13 @@ from gac_integrations.shared.errors import DeadlineError
 
 
 class Deadline:
-    """So many seconds for an answer, from when it is begun; or as many as it takes.
+    """A time limit for an answer, counted from its beginning.
 
     Args:
-        seconds: more than 0, or None.
+        seconds: more than 0; None for no limit.
 
     Raises:
-        ConfigError: they are no such number.
+        ConfigError: `seconds` is anything else.
 
     """
 
@@ -28,7 +28,7 @@ class Deadline:
 
     @contextmanager
     def limiting(self, stream: Stream | AsyncStream) -> Iterator[None]:
-        """Stop the stream when the time is up, whether or not a step is being waited for.
+        """Stop the stream when the time is up, even while nothing is read from it.
 
         The steps that were made in time can still be read. (`asyncio.timeout` is not the same: it
         cancels the task that entered it, wherever that is when the time is up, which may be in

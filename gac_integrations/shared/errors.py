@@ -15,8 +15,8 @@ def translated(table: Mapping[type[GacError], type[Exception]]) -> Iterator[None
     """Raise the errors of gac_core that are in a framework's table as that framework's own.
 
     Args:
-        table: the framework's class by ours, which stands for its subclasses as well unless they
-            are in the table, too.
+        table: the framework's error class for each of gac_core's. A class that is not in the table
+            is translated as the nearest of its base classes that is.
 
     """
     try:

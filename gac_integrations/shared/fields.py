@@ -1,4 +1,4 @@
-"""Whose ensemble a model object of any framework is."""
+"""The fields of a model object of any framework, and the ensemble that they name."""
 
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
@@ -15,11 +15,13 @@ from gac_integrations.shared.options import CONFIG, CallDefaults
 
 @dataclass
 class _Resolved:
-    """What fields of certain values name.
+    """The configuration and ensemble that the fields of a model object name.
 
     Attributes:
-        named: those values.
-        budget: tokens of a prompt and its answer, once it was asked for.
+        named: the values of these fields.
+        config: the configuration that they name.
+        ensemble: of that configuration, once it was asked for.
+        budget: the tokens that a prompt and its answer may have, once it was asked for.
 
     """
 
@@ -68,7 +70,7 @@ class EnsembleFields(CallDefaults):
         return "+".join(self._config.names)
 
     def _resolve(self) -> _Resolved:
-        """What the fields name; looked up anew if they were changed."""
+        """The configuration and ensemble that the fields name; looked up anew if these changed."""
         named = (self.model_name, self.config, self.ensemble)
         if self._resolved is None or self._resolved.named != named:
             config = self.config or (self.ensemble.config if self.ensemble is not None else None)

@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from gac_core import ConfigError, Ensemble, EnsembleConfig
 
 _LOCK: Final = threading.Lock()
-_ENSEMBLES: Final[WeakValueDictionary[str, Ensemble]] = WeakValueDictionary()
-_NAMES: Final[WeakKeyDictionary[Ensemble, str]] = WeakKeyDictionary()
+_ENSEMBLES: Final[WeakValueDictionary[str, Ensemble]] = WeakValueDictionary()  # by configuration
+_NAMES: Final[WeakKeyDictionary[Ensemble, str]] = WeakKeyDictionary()  # of `unique_name`
 
 
 def config_named(model: str) -> EnsembleConfig:

@@ -1,4 +1,4 @@
-"""How an answer is drawn: what a model object's fields and the options of a call make of it."""
+"""From a model object's fields and the options of a call to `SamplingParams`."""
 
 from collections.abc import Mapping
 from typing import Any, Final, Self
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from gac_core import ConfigError, SamplingParams
 
-# To be repeated in each class, since the frameworks' bases have other settings.
+# Repeated in each class of fields, since the frameworks' base classes have other settings.
 CONFIG: Final = ConfigDict(
     extra="forbid", populate_by_name=True, arbitrary_types_allowed=True, protected_namespaces=()
 )
@@ -16,7 +16,7 @@ SAMPLING: Final = (
     *("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
     *("stop", "logprobs", "top_logprobs"),
 )
-_ALIASES: Final = ("max_new_tokens", "stop_sequences")
+_ALIASES: Final = ("max_new_tokens", "stop_sequences")  # other names for options of a call
 _FIELDS: Final = {  # of `SamplingParams`, where the option has another name
     "max_tokens": "max_new_tokens",
     "stop_sequences": "stop",
@@ -24,7 +24,7 @@ _FIELDS: Final = {  # of `SamplingParams`, where the option has another name
 
 
 class CallDefaults(BaseModel):
-    """The options of all calls, where a call does not give its own."""
+    """The options that hold for a call unless it gives its own."""
 
     model_config = CONFIG
 
@@ -58,11 +58,11 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_options(options: Mapping[str, Any], *others: str) -> None:
-    """Refuse what a call does not take.
+    """Refuse options that a call does not take.
 
     Args:
         options: of the call.
-        others: names it takes beside those of `SAMPLING` and the timeout.
+        others: names that it takes besides those of `SAMPLING` and the timeout.
 
     Raises:
         ConfigError: an option is unknown.
@@ -74,13 +74,13 @@ def check_options(options: Mapping[str, Any], *others: str) -> None:
 
 
 def sampling_params(defaults: CallDefaults, options: Mapping[str, Any]) -> SamplingParams:
-    """How an answer is drawn.
+    """The `SamplingParams` of a call.
 
     The default stop strings are ignored when a grammar decides where the answer ends. Stop strings
     of a call that asks for such an answer are an error.
 
     Args:
-        defaults: what holds where the call gives nothing.
+        defaults: the options that hold unless the call gives its own.
         options: of the call, and its "grammar".
 
     Raises:
@@ -96,5 +96,5 @@ def sampling_params(defaults: CallDefaults, options: Mapping[str, Any]) -> Sampl
     if not is_free and not options.keys() & {"stop", "stop_sequences"}:
         values["stop"] = None
     if not values["logprobs"] and options.get("top_logprobs") is None:
-        values["top_logprobs"] = None  # the default: how many, where a call asks for logprobs
+        values["top_logprobs"] = None  # the default counts only in calls that ask for logprobs
     return SamplingParams.of({k: v for k, v in values.items() if v is not None})
