@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gac_core.errors import ConfigError
 
@@ -70,7 +70,7 @@ class MethodOptions(Checked):
     """Base of the options that only one method has.
 
     They are given flat beside those of the ensemble, in YAML and as keyword arguments. An option
-    that names a file is annotated with `RelativePath`.
+    that names a file is annotated with `RelativePath`. Null stands for the default.
 
     Example:
         A cascade that stays with all members for some steps after each doubtful one:
@@ -100,6 +100,13 @@ class MethodOptions(Checked):
         ('77 - 49 = 28', 3)
 
     """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class RelativePath:

@@ -1,3 +1,5 @@
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +131,18 @@ def test_presets_are_names_for_options() -> None:
     config = EnsembleConfig.of({"members": TWO, "method": "packllm", "temper": 2})
     assert (config.method, config.weighting, config.temper) == ("every_step", "prompt", 2)
     assert EnsembleConfig.of(config.model_dump()) == config
+
+
+@pytest.mark.parametrize("method", ["cascade", "safe"])
+def test_null_is_the_default_of_an_option_of_a_method(method: str) -> None:
+    null = EnsembleConfig.of({"members": TWO, "method": method, "threshold": None})
+    assert null == EnsembleConfig.of({"members": TWO, "method": method})
+
+
+def test_options_of_a_method_can_be_read_as_attributes() -> None:
+    config = EnsembleConfig(members=TWO, method="safe", block=3)
+    assert getattr(config, "block") == config.model_dump()["block"] == 3  # noqa: B009
+    with pytest.raises(AttributeError, match="paths"):
+        getattr(config, "paths")  # noqa: B009
+    for copied in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), config.model_copy()):
+        assert copied == config
