@@ -1,20 +1,23 @@
 """The options of sampling, members and ensembles, checked as they are set; from and to YAML."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
     Field,
+    GetJsonSchemaHandler,
     SerializationInfo,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
 )
+from pydantic_core import CoreSchema
 
 from gac_core.errors import ConfigError, one_line
+from gac_core.flat_options import flattened, gathered, method_options, option_names
 from gac_core.grammar.grammar import Grammar
 from gac_core.method_specs import PRESETS, Checked, MethodOptions, RelativePath
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
@@ -185,28 +188,11 @@ class EnsembleConfig(Checked):
         """Replace a preset by its options, and move the method's own options to its model."""
         if not isinstance(values, dict) or not isinstance(values.get("method", ""), str):
             return values
-        values = _expanded(values)
-        method = values.get("method", "every_step")
-        model = METHODS.get(method).options
-        if taken := sorted(model.model_fields.keys() & cls.model_fields.keys()):
-            raise ValueError(
-                f"method {method} has options of the ensemble's names ({', '.join(taken)}); rename "
-                "them, or read the ensemble's from request.config"
-            )
-        given = values.get("options") or {}
-        own = dict(given) if isinstance(given, dict) else given.model_dump()
-        own |= {name: value for name, value in values.items() if name in model.model_fields}
-        others = {name: value for name, value in values.items() if name not in own}
-        for name in sorted(others.keys() - cls.model_fields.keys()):
-            if owners := _methods_with(name):
-                raise ValueError(f"{name} needs method {' or '.join(owners)}, not {method}")
-        return {**others, "options": model.of(own)}
+        return gathered(values, FIELDS, [n for n in dir(cls) if not n.startswith("_")])
 
     @classmethod
     def _option_names(cls, values: dict[str, Any]) -> list[str]:
-        method = PRESETS.get(str(values.get("method"))) or values.get("method", "every_step")
-        own = METHODS.get(method).options.model_fields if isinstance(method, str) else {}
-        return [*(name for name in cls.model_fields if name != "options"), *own]
+        return [*FIELDS, *option_names(values)]
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -258,8 +244,31 @@ class EnsembleConfig(Checked):
     def _flatten_options(
         self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
     ) -> dict[str, Any]:
-        own = self.options.model_dump(mode=info.mode, exclude_defaults=info.exclude_defaults)
-        return {**handler(self), **own}
+        values: dict[str, Any] = handler(self)
+        return values | flattened(self.options, info.mode, info.include, info.exclude)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The schema of flat values: of those of methods any may be given here."""
+        schema = handler.resolve_ref_schema(handler(_without_serialization(core_schema)))
+        schema["properties"] = {
+            **{n: s for n, s in schema.get("properties", {}).items() if n != "options"},
+            **{name: {"description": about} for name, about in method_options().items()},
+        }
+        return schema
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values, which are not checked; options of the method among them."""
+        changed = dict(update or {})
+        method = changed.get("method", self.method)
+        model = METHODS.get(method).options
+        own = {name: changed.pop(name) for name in model.model_fields if name in changed}
+        if own or method != self.method:
+            kept = dict(self.options) if method == self.method else {}
+            changed.setdefault("options", model.model_construct(**{**kept, **own}))
+        return super().model_copy(update=changed, deep=deep)
 
     if TYPE_CHECKING:  # type checkers can not know the options of registered methods
 
@@ -371,9 +380,10 @@ class EnsembleConfig(Checked):
         )
         options = config.options
         named = {
-            name: str(path.parent / value)  # an absolute path stays as it is
+            name: type(value)(path.parent / value)  # an absolute path stays as it is
             for name, field in type(options).model_fields.items()
-            if RelativePath in field.metadata and (value := getattr(options, name)) is not None
+            if any(mark in (RelativePath, RelativePath()) for mark in field.metadata)
+            and isinstance(value := getattr(options, name), (str, Path))
         }
         options = options.model_copy(update=named)
         return config.model_copy(update={"members": members, "options": options})
@@ -408,6 +418,9 @@ def config_of(members: Sequence[MemberConfig], options: dict[str, Any]) -> Ensem
     return EnsembleConfig.of({"members": tuple(members), **options})
 
 
+FIELDS: Final = tuple(name for name in EnsembleConfig.model_fields if name != "options")
+
+
 def member_names(members: Sequence[MemberConfig]) -> list[str]:
     """Each member's name: as given, or else the end of its model's path, made unique."""
     names: list[str] = []
@@ -423,17 +436,8 @@ def member_names(members: Sequence[MemberConfig]) -> list[str]:
     return names
 
 
-def _expanded(values: dict[str, Any]) -> dict[str, Any]:
-    """Options in which a preset as the method is replaced by what it stands for."""
-    preset = PRESETS.get(values.get("method", ""))
-    if preset is None:
-        return values
-    for name, value in preset.items():
-        if values.get(name, value) != value:
-            raise ValueError(f"method {values['method']} is {name} {value}; drop one of them")
-    return {**values, **preset, "method": "every_step"}
-
-
-def _methods_with(option: str) -> list[str]:
-    """The names of the methods that have an option of this name."""
-    return [n for n in METHODS.names if option in METHODS.get(n).options.model_fields]
+def _without_serialization(schema: Any) -> Any:
+    """A core schema without functions that serialise, whose results have no schema."""
+    if not isinstance(schema, dict):
+        return schema
+    return {k: _without_serialization(v) for k, v in schema.items() if k != "serialization"}

@@ -6,7 +6,7 @@ specs. Each spec is in its method's file.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -70,7 +70,8 @@ class MethodOptions(Checked):
     """Base of the options that only one method has.
 
     They are given flat beside those of the ensemble, in YAML and as keyword arguments. An option
-    that names a file is annotated with `RelativePath`. Null stands for the default.
+    that names a file is annotated with `RelativePath`. Null stands for the default, where it is no
+    value of the option.
 
     Example:
         A cascade that stays with all members for some steps after each doubtful one:
@@ -106,11 +107,24 @@ class MethodOptions(Checked):
     def _null_is_the_default(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {name: value for name, value in values.items() if value is not None}
+        fields = cls.model_fields
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None or name not in fields or _admits_none(fields[name].annotation)
+        }
 
 
+def _admits_none(annotation: Any) -> bool:
+    return annotation is Any or type(None) in get_args(annotation)
+
+
+@dataclass(frozen=True)
 class RelativePath:
     """Marks an option that names a file: in a YAML file, relative to that file's folder."""
+
+
+_IGNORABLE: Final = ("fusion", "weighting", "temper", "history", "draft", "draft_length")
 
 
 @dataclass(frozen=True)
@@ -163,3 +177,16 @@ class MethodSpec:
     check: Callable[[Any, Any], None] | None = None
     resource: Callable[[Any, Any], Any] | None = None
     examples: tuple[Mapping[str, Any], ...] = ({},)
+
+    def __post_init__(self) -> None:
+        wrong = ""
+        if not (isinstance(self.options, type) and issubclass(self.options, MethodOptions)):
+            wrong = f"options must be a subclass of MethodOptions, not {self.options!r:.80}"
+        elif shadowing := [n for n in self.options.model_fields if hasattr(MethodOptions, n)]:
+            wrong = f"options has the names {shadowing} of its base class; rename them"
+        elif isinstance(self.ignores, str) or set(self.ignores) - set(_IGNORABLE):
+            wrong = f"ignores must name some of {_IGNORABLE}, not {self.ignores!r}"
+        elif self.space not in ("tokens", "bytes"):
+            wrong = f"space must be tokens or bytes, not {self.space!r}"
+        if wrong:
+            raise ConfigError(f"method {self.name}: {wrong}")

@@ -6,6 +6,7 @@ points of the groups `gac.method`, `gac.fusion` and `gac.weighting`.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final, Generic, TypeVar
@@ -138,7 +139,7 @@ def register_method(name: str, method: Callable[..., Any] | MethodSpec, **about:
         about: further fields of its `MethodSpec`, such as `options`, `space` or `ignores`.
 
     Raises:
-        ConfigError: the name is taken, or the method is no function.
+        ConfigError: the name is taken, the method is no function, or its spec is wrong.
 
     Example:
         >>> from gac_core import Ensemble, register_method
@@ -154,7 +155,9 @@ def register_method(name: str, method: Callable[..., Any] | MethodSpec, **about:
         ('77 - 49 = 28', 0)
 
     """
-    if not isinstance(method, MethodSpec):
+    if isinstance(method, MethodSpec):
+        method = replace(method, name=name, **about)
+    else:
         _check_callable("method", name, method)
         method = MethodSpec(name, method, **about)
     METHODS.add(name, method)
@@ -194,7 +197,7 @@ def register_weighting(name: str, weighting: type[Any]) -> None:
         weighting: a subclass of `Weighting`; each request gets an object of it.
 
     Raises:
-        ConfigError: the name is taken, or the weighting is no class.
+        ConfigError: the name is taken, or it is no subclass of `Weighting`.
 
     Example:
         >>> from gac_core import EnsembleConfig, Weighting, register_weighting
@@ -206,7 +209,10 @@ def register_weighting(name: str, weighting: type[Any]) -> None:
         'even'
 
     """
-    _check_callable("weighting", name, weighting)
+    if not (isinstance(weighting, type) and hasattr(weighting, "weigh")):
+        raise ConfigError(
+            f"weighting {name} must be a subclass of Weighting, not {weighting!r:.80}"
+        )
     WEIGHTINGS.add(name, weighting)
 
 

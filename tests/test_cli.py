@@ -367,3 +367,17 @@ def uncommented(lines: list[str]) -> dict[str, Any]:
 
 def test_model_text_can_not_command_the_terminal() -> None:
     assert printable("a\x1b[2Jb\n\tc\x07") == "a\ufffd[2Jb\n\tc\ufffd"
+
+
+def test_a_method_of_the_command_line_beside_that_of_a_file(
+    tmp_path: Path, folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "ensemble.yaml"
+    models = "\n".join(f"- {folder}" for folder in folders)
+    file.write_text(f"members:\n{models}\nmethod: cascade\n")
+    for method in ("every_step", "safe", "cascade"):
+        options = ["--method", method, "--max-new-tokens", "2", "-q"]
+        assert gac("run", "-c", str(file), *options, "Hello") == 0
+    capsys.readouterr()
+    assert gac("run", "--set", "options=x", "Hello") == 2
+    assert "options: unknown option" in capsys.readouterr().err

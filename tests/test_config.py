@@ -146,3 +146,53 @@ def test_options_of_a_method_can_be_read_as_attributes() -> None:
         getattr(config, "paths")  # noqa: B009
     for copied in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), config.model_copy()):
         assert copied == config
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"threshold": None},
+        {"block": 5, "paths": "top", "sharpen": None},
+        {"method": "twist", "threshold": None, "gate": None},
+    ],
+)
+def test_options_of_other_methods_that_change_nothing_are_left_out(options: dict[str, Any]) -> None:
+    """As in a file that lists every option at its default."""
+    method = options.get("method", "every_step")
+    assert EnsembleConfig.of({"members": TWO, **options}) == EnsembleConfig.of(
+        {"members": TWO, "method": method}
+    )
+
+
+def test_another_method_can_be_named_beside_what_was_dumped() -> None:
+    cascade = EnsembleConfig.of({"members": TWO, "method": "cascade"})
+    for method in ("every_step", "safe", "chared"):
+        other = EnsembleConfig.of({**cascade.model_dump(), "method": method})
+        assert other == EnsembleConfig.of({"members": TWO, "method": method})
+    own = EnsembleConfig.of({"members": TWO, "method": "safe", "block": 3})
+    with pytest.raises(ConfigError, match="block needs method safe, not cascade"):
+        EnsembleConfig.of({**own.model_dump(), "method": "cascade"})
+    assert own.model_dump(include={"method"}) == {"method": "safe"}
+    assert "block" not in own.model_dump(exclude={"block"})
+
+
+def test_copies_take_options_of_the_method_too() -> None:
+    config = EnsembleConfig.of({"members": TWO, "method": "cascade"})
+    copied = config.model_copy(update={"threshold": 0.9, "max_batch": 3})
+    assert copied == EnsembleConfig.of({**config.model_dump(), "threshold": 0.9, "max_batch": 3})
+    assert "threshold: 0.9" in copied.to_yaml()
+    safe = copied.model_copy(update={"method": "safe", "block": 2})
+    assert safe == EnsembleConfig.of({"members": TWO, "method": "safe", "block": 2, "max_batch": 3})
+
+
+def test_options_is_no_option() -> None:
+    for given in ("x", {"block": 3}):
+        with pytest.raises(ConfigError, match="options: unknown option; EnsembleConfig has: memb"):
+            EnsembleConfig.of({"members": TWO, "method": "safe", "options": given})
+
+
+@pytest.mark.parametrize("mode", ["validation", "serialization"])
+def test_the_schema_names_the_options_of_methods(mode: Any) -> None:
+    schema = EnsembleConfig.model_json_schema(mode=mode)
+    assert {"members", "method", "threshold", "block", "gate"} <= schema["properties"].keys()
+    assert "options" not in schema["properties"]

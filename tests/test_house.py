@@ -15,7 +15,8 @@ LAYERS: list[tuple[str, ...]] = [
     ("gac_core.errors",),
     ("gac_core.tokens",),
     ("gac_core.grammar",),
-    ("gac_core.method_specs", "gac_core.registry", "gac_core.config", "gac_core.config_template"),
+    ("gac_core.method_specs", "gac_core.registry", "gac_core.flat_options", "gac_core.config"),
+    ("gac_core.config_template",),
     ("gac_core.outputs",),
     ("gac_core.chat",),
     ("gac_core.members",),
@@ -89,6 +90,14 @@ def test_nothing_imports_upward() -> None:
         and not name.startswith("gac_core.pocket.")  # programs: training, questions
     ]
     assert upward == []
+
+
+def test_nothing_inside_uses_the_public_names() -> None:
+    """They are loaded when they are used, so they would hide an import upward."""
+    inside = [
+        name for name in modules() if name.startswith("gac_core.") and "gac_core" in imports(name)
+    ]
+    assert inside == []
 
 
 def test_there_is_no_circle_of_imports() -> None:

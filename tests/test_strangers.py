@@ -1,8 +1,9 @@
 """What a stranger would write, each in one place and from the public names, held to the laws."""
 
+import asyncio
 from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -14,10 +15,13 @@ from gac_core import (
     ConfigError,
     Ensemble,
     EnsembleConfig,
+    Grammar,
+    MemberError,
     MethodError,
     MethodOptions,
     NextBytes,
     Query,
+    RelativePath,
     Request,
     Scored,
     Scorer,
@@ -98,6 +102,34 @@ def test_a_weighting_that_gives_no_weights_is_told_so(weights: Any) -> None:
     with (
         make_ensemble(["chatml", "legacy"], weighting="wrong") as ensemble,
         pytest.raises(MethodError, match="weighting wrong gave"),
+    ):
+        ensemble.generate("Hello", max_new_tokens=2)
+
+
+def test_a_weighting_can_not_move_that_of_other_requests() -> None:
+    class Greedy(Weighting):
+        def weigh(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
+            self.weights *= torch.tensor([2.0, 1.0])
+            return self.weights.float() / self.weights.sum()
+
+    register_weighting("greedy", Greedy)
+    with make_ensemble(["chatml", "legacy"], weighting="greedy") as ensemble:
+        once, again = (ensemble.generate("Hello", max_new_tokens=12) for _ in range(2))
+        assert_same(once, again)
+
+
+def test_what_is_no_weighting_is_told_so() -> None:
+    class Silent(Weighting):
+        def start(self, prompts: Any) -> Any:
+            return None
+
+    for wrong in (lambda weights: weights, dict):
+        with pytest.raises(ConfigError, match="must be a subclass of Weighting"):
+            register_weighting("wrong", wrong)  # type: ignore[arg-type]
+    register_weighting("silent", Silent)
+    with (
+        make_ensemble(["chatml", "legacy"], weighting="silent") as ensemble,
+        pytest.raises(MethodError, match="`start` of weighting silent must be a generator"),
     ):
         ensemble.generate("Hello", max_new_tokens=2)
 
@@ -203,6 +235,45 @@ def test_an_option_must_not_shadow_the_ensembles() -> None:
         EnsembleConfig.of({"members": ("a", "b"), "method": "shadowing"})
 
 
+@pytest.mark.parametrize(
+    ("about", "problem"),
+    [
+        ({"options": dict}, "options must be a subclass of MethodOptions"),
+        ({"ignores": "draft"}, "ignores must name some of .*, not 'draft'"),
+        ({"ignores": ("fusions",)}, "ignores must name some of"),
+        ({"space": "byte"}, "space must be tokens or bytes, not 'byte'"),
+    ],
+)
+def test_a_wrong_spec_is_refused_where_it_is_made(about: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"method patient: {problem}"):
+        register_method("patient", patient, **about)
+    with pytest.raises(ConfigError, match="block needs method safe, not every_step"):
+        EnsembleConfig.of({"members": ("a", "b"), "block": 3})  # it breaks nothing else
+
+
+def test_files_of_options_are_relative_to_their_yaml(tmp_path: Path) -> None:
+    class Filed(MethodOptions):
+        text: Annotated[str, RelativePath] = "a.txt"
+        path: Annotated[Path | None, RelativePath()] = None
+
+    register_method("filed", patient, options=Filed)
+    file = tmp_path / "ensemble.yaml"
+    file.write_text("members: [a]\nmethod: filed\npath: b/c.bin\n")
+    assert EnsembleConfig.from_yaml(file).options == Filed(
+        text=str(tmp_path / "a.txt"), path=tmp_path / "b/c.bin"
+    )
+
+
+def test_null_is_a_value_where_the_type_has_it() -> None:
+    class Limited(MethodOptions):
+        limit: int | None = 5
+        width: int = 3
+
+    register_method("limited", patient, options=Limited)
+    given = {"members": ("a",), "method": "limited", "limit": None, "width": None}
+    assert EnsembleConfig.of(given).options == Limited.model_construct(limit=None, width=3)
+
+
 # ---------------------------------------------------------------- a method by bytes
 
 
@@ -233,6 +304,15 @@ def test_a_method_by_bytes() -> None:
     assert (output.text, output.finish_reason) == ("Hello", "stop")
     assert [step.unit for step in output.steps] == [b"H", b"e", b"l", b"l", b"o", b""]
     assert output.steps[0].members[0].prob == pytest.approx(0.6, abs=1e-4)
+
+
+def test_a_method_that_emits_in_other_units_than_its_grammar_is_told_so() -> None:
+    register_method("boldest_bytes", boldest_bytes, scores_text=False)  # space is forgotten
+    grammar = Grammar.choice(["yes", "no"])
+    with make_ensemble(["chatml", "legacy"], method="boldest_bytes") as ensemble:
+        assert ensemble.generate("Hello", max_new_tokens=3).usage.steps == 3
+        with pytest.raises(MethodError, match="emits over bytes if its spec has space='bytes'"):
+            ensemble.generate("Hello", grammar=grammar)
 
 
 # ---------------------------------------------------------------- a member that is no local model
@@ -291,6 +371,68 @@ def test_a_member_with_a_scorer_of_its_own() -> None:
                 output = mixed.generate(prompt, max_new_tokens=12)
                 assert output.text == local.generate(prompt, max_new_tokens=12).text
                 assert_same(output, naively(mixed, prompt, max_new_tokens=12)[0])
+
+
+class Faulty(Recomputing):
+    """Does what no scorer may do."""
+
+    fault = ""
+
+    def score(
+        self, queries: Sequence[Query], keys: Sequence[Hashable] | None = None
+    ) -> list[Scored]:
+        scored = super().score(queries, keys)
+        match self.fault:
+            case "connection":
+                raise ConnectionError("the line is dead")
+            case "cancelled":
+                raise asyncio.CancelledError
+            case "few":
+                return scored[1:]
+            case "narrow":
+                return [Scored(one.logits[:, :9]) for one in scored]
+        return scored
+
+    def drop(self, keys: Iterable[Hashable]) -> None:
+        raise ConnectionError("the line is dead")
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem"),
+    [
+        ("connection", "the forward pass of chatml failed: the line is dead"),
+        ("cancelled", "the forward pass of chatml failed: CancelledError"),
+        ("few", "chatml gave 0 answers to 1 queries"),
+        ("narrow", r"chatml gave logits of shape \(1, 9\), not \(1, "),
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_a_scorer_does_wrong_fails_its_requests_and_no_others(
+    fault: str, problem: str, alone: bool
+) -> None:
+    scorer = Faulty("chatml", tiny_model("chatml"))
+    pairs: list[Any] = [(scorer, tokenizer_of("chatml"))]
+    if not alone:  # then each has a thread of its own
+        pairs.append((tiny_model("legacy"), tokenizer_of("legacy")))
+    with Ensemble.from_models(pairs) as ensemble:
+        expected = ensemble.generate("Hello", max_new_tokens=4).text
+        scorer.fault = fault
+        with pytest.raises(MemberError, match=problem):
+            ensemble.generate("Hello", max_new_tokens=4)
+        scorer.fault = ""
+        assert ensemble.generate("Hello", max_new_tokens=4).text == expected
+
+
+def test_a_scorer_in_half_precision_is_read_in_full() -> None:
+    class Half(Recomputing):
+        def score(
+            self, queries: Sequence[Query], keys: Sequence[Hashable] | None = None
+        ) -> list[Scored]:
+            return [Scored(one.logits.bfloat16()) for one in super().score(queries)]
+
+    half = Half("chatml", tiny_model("chatml"))
+    with Ensemble.from_models([(half, tokenizer_of("chatml"))]) as ensemble:
+        assert ensemble.generate("Hello", max_new_tokens=4).usage.steps == 4
 
 
 def test_a_scorer_that_forgets_what_a_law_asks_is_found_out() -> None:

@@ -11,11 +11,12 @@ import torch
 from gac_core.config import SamplingParams
 from gac_core.decoding.leading_space import LeadingSpace, Spelling
 from gac_core.decoding.sampling import Sampler, top_row
+from gac_core.errors import MethodError
 from gac_core.grammar.constraint import Constraint
 from gac_core.members.base import Member
 from gac_core.outputs import DecidedBy, MemberView, Step
 from gac_core.tokens.history import History
-from gac_core.tokens.spaces import PrimaryRows, Space
+from gac_core.tokens.spaces import BYTES, PrimaryRows, Space
 from gac_core.tokens.union import UnionVocabulary
 
 
@@ -111,8 +112,18 @@ class Answer:
     # ------------------------------------------------ choosing
 
     def allowed(self, space: Space) -> torch.Tensor:
-        """Which rows of a space the grammar allows next, (size,) of bool."""
+        """Which rows of a space the grammar allows next, (size,) of bool.
+
+        Raises:
+            MethodError: the answer is held to its grammar in other units.
+
+        """
         assert self.constraint is not None
+        if (space is BYTES) != (self.constraint.units is BYTES):
+            raise MethodError(
+                "with a grammar, a method emits over bytes if its spec has space='bytes', and over "
+                "tokens else; register it so"
+            )
         return space.from_units(self.leading_space.allow(self.constraint.allowed(), space))
 
     def choose(self, probs: torch.Tensor, space: Space, minus: torch.Tensor | None = None) -> int:

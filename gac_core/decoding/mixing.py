@@ -126,6 +126,7 @@ class Mixer:
                 f"weighting {self._shared.config.weighting} gave {weights!r:.80}; it must give "
                 f"({len(members)},) weights of a positive sum"
             )
+        weights = weights.to(probs)
         return weights if abs(total - 1) < _SUM_ERROR else weights / total
 
     def fuse(self, views: Mapping[int, torch.Tensor], rule: Rule | None) -> Fused:

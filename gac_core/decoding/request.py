@@ -81,7 +81,7 @@ class Request:
             constraint=constraint,
         )
         weighting = shared.weighting if len(self.members) > 1 else Fixed
-        self._weighting = weighting(shared.weights, self.config.temper)
+        self._weighting = weighting(shared.weights.clone(), self.config.temper)
         self.mixer = Mixer(shared, self._weighting, self.answer)
 
     @property
@@ -121,7 +121,13 @@ class Request:
 
     def prepare(self) -> Generator[Ask, Answers, None]:
         """Ask what the weighting has to know before the first step; called by the driver."""
-        yield from self._weighting.start([history.ids for history in self.histories])
+        asks = self._weighting.start([history.ids for history in self.histories])
+        if not isinstance(asks, Generator):
+            raise MethodError(
+                f"`start` of weighting {self.config.weighting} must be a generator function; let "
+                "it end with `yield from ()` if it asks nothing"
+            )
+        yield from asks
 
     def ask(self, *members: int, hidden: bool = False) -> Ask:
         """Ask for the next-token logits of these members, or of all.

@@ -18,7 +18,7 @@ from functools import partial
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
-from gac_core.engine.workers import Batch, Worker, workers_of
+from gac_core.engine.workers import Batch, Worker, drop, workers_of
 from gac_core.errors import EngineClosedError
 from gac_core.members.base import Ask, Member
 
@@ -124,7 +124,7 @@ class Engine:
                 job.fail(error)
             self._running.clear()
             for member in self._members:
-                member.scorer.clear()
+                drop(member.scorer)
 
     def _handle_inbox(self) -> bool:
         """Handle all items of the inbox, waiting for one only if there is nothing to compute.
@@ -215,6 +215,7 @@ class Engine:
         """End a request: close its generator and free its sequences in the members' caches."""
         del self._running[job.serial]
         job.run.close()
+        job.ask, job.answers = Ask({}), {}  # its stream may be held for long
         for worker in self._workers:
             for m in job.keys.keys() & set(worker.members):
-                worker.do(partial(self._members[m].scorer.drop, job.keys[m]))
+                worker.do(partial(drop, self._members[m].scorer, job.keys[m]))

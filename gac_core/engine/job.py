@@ -52,7 +52,8 @@ class Job:
 
     def _deliver(self, step: Step) -> None:
         if not self.is_over:
-            self.is_over = step.outcome is not None
+            if step.outcome is not None:  # never back to False: another thread may just cancel
+                self.is_over = True
             self._sink(step)
 
     def cancel(self) -> None:

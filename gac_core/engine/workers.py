@@ -1,12 +1,18 @@
 """Workers: one for each place (device) where members compute."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from gac_core.engine.job import Job
-from gac_core.members.base import Member, Scored, Scorer
+from gac_core.errors import GacError, MemberError, one_line
+from gac_core.members.base import Member, Query, Scored, Scorer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -79,25 +85,61 @@ def workers_of(members: Sequence[Member]) -> list[Worker]:
     return [Worker(group, own_thread=len(by_place) > 1) for group in by_place.values()]
 
 
+def drop(scorer: Scorer, keys: Iterable[Hashable] | None = None) -> None:
+    """Free sequences of a scorer, or all; an error there must not end other requests."""
+    try:
+        if keys is None:
+            scorer.clear()
+        else:
+            scorer.drop(keys)
+    except Exception:
+        _log.exception("%s could not free its sequences", scorer.name)
+
+
 def _compute(batch: Batch, scorer: Scorer) -> None:
     """Answer all queries in shared passes; if that fails, job by job, so that only some fail."""
     try:
         _score(batch, batch.jobs, scorer)
-    except Exception as error:
+    except BaseException as error:  # callers must not wait for ever, whatever it is
         if len(batch.jobs) == 1:
-            batch.failures[batch.jobs[0].serial] = error
+            batch.failures[batch.jobs[0].serial] = _typed(error, scorer)
             return
         for job in batch.jobs:
             try:
                 _score(batch, [job], scorer)
-            except Exception as own:
-                batch.failures[job.serial] = own
+            except BaseException as own:
+                batch.failures[job.serial] = _typed(own, scorer)
+
+
+def _typed(error: BaseException, scorer: Scorer) -> GacError:
+    """The error of a scorer as one of ours."""
+    if isinstance(error, GacError):
+        return error
+    failure = MemberError(f"the forward pass of {scorer.name} failed: {one_line(error, 300)}")
+    failure.__cause__ = error
+    return failure
 
 
 def _score(batch: Batch, jobs: Sequence[Job], scorer: Scorer) -> None:
     asked = [(job, query) for job in jobs for query in job.ask.queries[batch.member]]
     scored = scorer.score([q for _, q in asked], [job.key(q) for job, q in asked])
+    if len(scored) != len(asked):
+        raise MemberError(f"{scorer.name} gave {len(scored)} answers to {len(asked)} queries")
     for job in jobs:
         batch.answers[job.serial] = [
-            answer for (owner, _), answer in zip(asked, scored, strict=True) if owner is job
+            _checked(answer, query, scorer)
+            for (owner, query), answer in zip(asked, scored, strict=True)
+            if owner is job
         ]
+
+
+def _checked(scored: Scored, query: Query, scorer: Scorer) -> Scored:
+    """The answer, if it is one to this query; its logits in float32 at least."""
+    logits, shape = scored.logits, (query.last, scorer.vocab_size)
+    if logits.shape != shape:
+        raise MemberError(f"{scorer.name} gave logits of shape {tuple(logits.shape)}, not {shape}")
+    if query.hidden and scored.hidden is None:
+        raise MemberError(f"{scorer.name} gave no hidden state, which this method needs")
+    if logits.dtype in (torch.float32, torch.float64):
+        return scored
+    return replace(scored, logits=logits.float())

@@ -80,6 +80,7 @@ class Constraint:
     """One answer on its way through a grammar. Made by `GrammarEngine.constraint`.
 
     Attributes:
+        units: the vocabulary that the answer is made of.
         end: a text that would complete the answer, within the token budget.
 
     """
@@ -92,6 +93,7 @@ class Constraint:
         steps: int,
         context_budgets: Sequence[int],
     ) -> None:
+        self.units = engine.union
         self._engine = engine
         self._grammar = grammar
         self._matcher = matcher  # over units

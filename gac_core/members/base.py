@@ -97,7 +97,8 @@ class ScorerStats:
 class Scorer(Protocol):
     """Computes a member's logits: a model in this process, or anything else that can score ids.
 
-    Its methods are called by one thread at a time.
+    It belongs to one ensemble. Calls that name sequences (`score` with keys, `drop`, `clear`) come
+    from one thread at a time; `score` without keys may be called beside them.
 
     Attributes:
         name: what messages call it.

@@ -44,8 +44,12 @@ _RESOURCES: Final[dict[str, Callable[[], str]]] = {"gate": random_gate}
 
 def configurations(spec: MethodSpec) -> list[dict[str, Any]]:
     """The configurations with which a method is held to the laws: its spec's examples."""
-    files = {name: make() for name, make in _RESOURCES.items() if name in spec.options.model_fields}
-    return [{"method": spec.name, **files, **example} for example in spec.examples]
+    return [{"method": spec.name, **_files(spec), **example} for example in spec.examples]
+
+
+def _files(spec: MethodSpec) -> dict[str, str]:
+    """The files that options of a method name, made for tiny models."""
+    return {name: make() for name, make in _RESOURCES.items() if name in spec.options.model_fields}
 
 
 def can_draw(configuration: Configuration) -> bool:
@@ -100,7 +104,10 @@ def _are_close(a: float, b: float) -> bool:
 
 
 def assert_nothing_held(ensemble: Ensemble) -> None:
-    """Law 10: no scorer holds memory any more, soon after the last answer."""
+    """Law 10: no memory is held any more, soon after the last answer.
+
+    It is read from the scorers' `held_sequences`, which a `Scorer` need not have.
+    """
     deadline = time.monotonic() + _PATIENCE
     while any(getattr(member.scorer, "held_sequences", 0) for member in ensemble.members):
         assert time.monotonic() < deadline, "sequences are still held"
@@ -187,7 +194,8 @@ def law_5_scores_are_uncached(
 ) -> None:
     """`score(ids)` equals an uncached pass over `ids`, after any history of calls.
 
-    Sequences are extended, rolled back, branched and dropped at random, many in one call.
+    So do hidden states, if the scorer has any. Sequences are extended, rolled back, branched and
+    dropped at random, many in one call.
 
     Args:
         scorer: what is checked.
@@ -207,7 +215,9 @@ def law_5_scores_are_uncached(
             ids = ids[: rng.randint(0, len(ids))]
             ids = [*ids, *(rng.randrange(scorer.vocab_size) for _ in range(rng.randint(1, 6)))]
             known[key] = ids = ids[-longest:]
-            queries.append(Query(ids, rng.randint(1, min(3, len(ids)))))
+            last = rng.randint(1, min(3, len(ids)))
+            wants_hidden = scorer.hidden_size > 0 and rng.random() < 0.3
+            queries.append(Query(ids, last, hidden=wants_hidden))
             keys.append(key)
         cached, plain = scorer.score(queries, keys), scorer.score(queries)
         for query, got, want in zip(queries, cached, plain, strict=True):
@@ -215,6 +225,13 @@ def law_5_scores_are_uncached(
             assert tuple(got.logits.shape) == shape, f"{tuple(got.logits.shape)}, not {shape}"
             error = float((got.logits - want.logits).abs().max())
             assert error <= tolerance, f"cached and plain logits differ by {error:.2g}"
+            if query.hidden:
+                shape = (query.last, scorer.hidden_size)
+                assert got.hidden is not None, "the hidden state is missing"
+                assert want.hidden is not None, "the hidden state is missing"
+                assert tuple(got.hidden.shape) == shape, f"{tuple(got.hidden.shape)}, not {shape}"
+                error = float((got.hidden - want.hidden).abs().max())
+                assert error <= tolerance, f"cached and plain hidden states differ by {error:.2g}"
         if rng.random() < 0.3:
             dropped = rng.choice(keys)
             scorer.drop([dropped])
@@ -311,7 +328,8 @@ def check_method(
     Args:
         name: of the method.
         families: of the members' tokenizers; see `FAMILIES`.
-        options: of `EnsembleConfig` and the method.
+        options: of the method, and of `EnsembleConfig` but for those of the members (`primary`,
+            `weights`, `draft` by a member) and `max_batch`, which the laws set themselves.
 
     Raises:
         AssertionError: a law is broken; the message names it.
@@ -321,8 +339,9 @@ def check_method(
         >>> check_method("cascade", families=("chatml", "legacy"), threshold=0.4)
 
     """
+    files = _files(METHODS.get(name)) if name not in PRESETS else {}
     with _one_thread():
-        _check_method({"method": name, **options}, families)
+        _check_method({"method": name, **files, **options}, families)
 
 
 def _check_method(configuration: Configuration, families: Sequence[str]) -> None:

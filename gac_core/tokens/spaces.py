@@ -13,7 +13,10 @@ from gac_core.tokens.vocabulary import TokenKind, Vocabulary
 
 
 class Space(Protocol):
-    """Rows that stand for units of text, and for the end of the answer."""
+    """Rows that stand for units of text, and for the end of the answer.
+
+    The first rows are the tokens of the primary (of `BYTES`: the bytes), at their ids.
+    """
 
     @property
     def size(self) -> int:
