@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from tests.fakes import REAL_FOLDER
+from tests.memo import made_once
 
 torch.set_num_threads(1)
 
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("real_tokenizers"):
                 item.add_marker(missing)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def real_tokenizers_are_read_once() -> Iterator[None]:
+    with made_once():
+        yield
 
 
 @pytest.fixture

@@ -43,9 +43,19 @@ REAL_FOLDER = Path(
 REAL = ("gpt2", "gpt_neox", "llama2", "llama3", "mistral_v3", "phi3", "qwen2_5", "starcoder2")
 
 
+_real_tokenizers: list[PreTrainedTokenizerBase] = []
+
+
 @cache
 def real_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(REAL_FOLDER / name)
+    tokenizer = AutoTokenizer.from_pretrained(REAL_FOLDER / name)
+    _real_tokenizers.append(tokenizer)
+    return tokenizer
+
+
+def is_real(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether it is one that `real_tokenizer` gave; no test changes these."""
+    return any(tokenizer is known for known in _real_tokenizers)
 
 
 @cache
