@@ -6,13 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-
-from tests.fakes import REAL_FOLDER
-from tests.memo import made_once
-
-torch.set_num_threads(1)
 
 settings.register_profile(
     "default",
@@ -25,6 +19,8 @@ settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from tests.fakes import REAL_FOLDER
+
     if not REAL_FOLDER.is_dir():
         missing = pytest.mark.skip(reason=f"no real tokenizers in {REAL_FOLDER}")
         for item in items:
@@ -33,7 +29,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def real_tokenizers_are_read_once() -> Iterator[None]:
+def prepared() -> Iterator[None]:
+    """What is imported here the process that only hands out the tests does not need."""
+    import torch
+
+    from tests.memo import made_once
+
+    torch.set_num_threads(1)
     with made_once():
         yield
 

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from gac_core import Ensemble
 from gac_core.members.base import Member
 from gac_core.members.local import LocalScorer
+from gac_core.pocket import folder
 from gac_core.testing import models
 from gac_core.testing.models import (
     CHATML,
@@ -56,6 +57,12 @@ def real_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def is_real(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether it is one that `real_tokenizer` gave; no test changes these."""
     return any(tokenizer is known for known in _real_tokenizers)
+
+
+@cache
+def packed_tokenizer(name: str) -> Any:
+    """The tokenizer of a pocket member, which is the one that its recipe trains."""
+    return AutoTokenizer.from_pretrained(folder(name))
 
 
 @cache

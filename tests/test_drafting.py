@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from gac_core import ConfigError, Ensemble, Grammar
 from gac_core.decoding.drafting import Pace, continuation
 from gac_core.testing import assert_nothing_held, assert_same, naively
+from tests.cases import matrix
 from tests.fakes import make, pair, scripted
 
 FAMILIES: list[tuple[str, ...]] = [
@@ -37,9 +38,7 @@ def forwards(ensemble: Ensemble) -> int:
     return sum(m.scorer.stats.forwards for m in ensemble.members)
 
 
-@pytest.mark.parametrize("draft", ["ngrams", 0, 1])
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: "-".join(map(str, m.values())))
-@pytest.mark.parametrize("families", FAMILIES, ids="+".join)
+@matrix(families=FAMILIES, method=METHODS, draft=["ngrams", 0, 1])
 def test_law_9(families: tuple[str, ...], method: dict[str, Any], draft: str | int) -> None:
     rng = random.Random(f"{families} {method} {draft}")
     jobs: list[tuple[Any, dict[str, Any]]] = [
@@ -147,6 +146,7 @@ def test_the_pace_follows_what_was_accepted() -> None:
     assert rests == [1, 2, 4, 8, 16, 32, 64, 64, 64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", [0, 1])
 def test_a_gate_does_not_keep_the_pace_from_learning(draft: int) -> None:
     """Nor does it keep what was computed: a cascade asks a drafter it seldom needs, and rests."""

@@ -195,6 +195,7 @@ async def test_async_context_manager() -> None:
         ensemble.generate("Hello")
 
 
+@pytest.mark.slow
 def test_leaving_the_interpreter_in_the_middle_of_an_answer_is_quiet() -> None:
     code = (
         "from tests.fakes import make\n"
@@ -227,6 +228,7 @@ def test_requests_share_forward_passes(ensemble: Ensemble) -> None:
         assert [s.unit for s in output.steps] == [s.unit for s in one.steps]
 
 
+@pytest.mark.slow
 async def test_fifty_tasks_and_two_threads(ensemble: Ensemble) -> None:
     prompts = [f"{n} Hello" for n in range(50)]
     expected = [ensemble.generate(p, max_new_tokens=8) for p in prompts]

@@ -11,12 +11,14 @@ from hypothesis import given, settings, strategies as st
 from gac_core import Ensemble
 from gac_core.testing import naively
 from gac_core.tokens.history import History
-from tests.fakes import CHATML, FAMILIES, make, model_of, scripted, tiny_model, tokenizer_of
-from tests.reference import SlowMember, slow_ensemble
+from tests.fakes import CHATML, FAMILIES, make, scripted, tiny_model, tokenizer_of
+from tests.reference import slow_ensemble
+from tests.twins import WEIGHTS, assert_equal_to_twin
 
 triples = list(itertools.permutations(FAMILIES, 3))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.sampled_from(triples),
@@ -42,42 +44,26 @@ def test_equal_to_the_slow_twin(
     fusion: str,
     weighting: str,
 ) -> None:
-    families = families[:count]
-    weights = [0.5, 0.3, 0.2][:count]
     method: dict[str, Any] = (
         {"method": "every_step"}
         if threshold is None
         else {"method": "cascade", "threshold": threshold}
     )
-    method |= {"fusion": fusion, "history": history, "primary": primary}
     temper = 1.0 if weighting == "fixed" else 0.5
-    method |= {"weighting": weighting, "temper": temper}
-    with make(families, weights=weights, **method) as ensemble:
-        sampling: dict[str, Any] = {"max_new_tokens": 10}
-        if seed is not None:
-            sampling |= {"temperature": temperature, "seed": seed}
-        output = ensemble.generate(prompt, **sampling)
-        slow = slow_ensemble(
-            [
-                SlowMember(model_of(m), m.tokenizer, w / sum(weights))
-                for m, w in zip(ensemble.members, weights, strict=True)
-            ],
-            ensemble.prompt_ids(prompt),
-            max_new_tokens=10,
+    both: dict[str, Any] = {"fusion": fusion, "weighting": weighting, "temper": temper}
+    method |= {"history": history, "primary": primary, **both}
+    with make(families[:count], weights=WEIGHTS[:count], **method) as ensemble:
+        assert_equal_to_twin(
+            ensemble,
+            prompt,
+            slow_ensemble,
             threshold=math.inf if threshold is None else threshold,
             primary=primary,
             reencode=history == "reencode",
             seed=seed,
             temperature=temperature,
-            fusion=fusion,
-            weighting=weighting,
-            temper=temper,
+            **both,
         )
-    assert [(s.unit or None) for s in output.steps] == [s.unit for s in slow]
-    assert [s.decided_by == "ensemble" for s in output.steps] == [s.fused for s in slow]
-    for mine, its in zip(output.steps, slow, strict=True):
-        if its.fused:
-            assert math.exp(mine.logprob) == pytest.approx(its.probs[its.unit], rel=1e-5)
 
 
 def two_scripts(
