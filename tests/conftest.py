@@ -1,6 +1,7 @@
 import asyncio
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -38,6 +39,15 @@ def prepared() -> Iterator[None]:
     torch.set_num_threads(1)
     with made_once():
         yield
+
+
+@pytest.fixture
+def ensemble() -> Iterator[Any]:
+    """Two tiny members with different tokenizers."""
+    from tests.fakes import make
+
+    with make(["byte_level", "legacy"]) as made:
+        yield made
 
 
 @pytest.fixture

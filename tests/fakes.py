@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gac_core import Ensemble
 from gac_core.members.base import Member
 from gac_core.members.local import LocalScorer
 from gac_core.pocket import folder
-from gac_core.testing import models
+from gac_core.testing import assert_nothing_held, models
 from gac_core.testing.models import (
     CHATML,
     CORPUS,
@@ -25,6 +26,8 @@ from gac_core.testing.models import (
     tiny_model,
     tokenizer_of,
 )
+from gac_core.tokens.tokenizer import ByteTokenizer
+from gac_core.tokens.vocabulary import Vocabulary
 
 __all__ = [
     "CHATML",
@@ -78,6 +81,15 @@ def real_pair(name: str, seed: int = 0) -> tuple[PreTrainedModel, Any]:
     return model, tokenizer
 
 
+@cache
+def byte_tokenizer_of(name: str) -> ByteTokenizer:
+    """How a member of one of our families writes, or one with a real tokenizer."""
+    is_ours = name in FAMILIES
+    tokenizer: Any = tokenizer_of(name) if is_ours else real_tokenizer(name)
+    rows = None if is_ours else real_source(name)["model_vocab_size"]
+    return ByteTokenizer(tokenizer, Vocabulary.of(tokenizer, rows=rows))
+
+
 def pair(family: str, seed: int = 0, **options: Any) -> tuple[PreTrainedModel, Any]:
     """A tiny model and its tokenizer, of our families or for a real tokenizer."""
     return models.pair(family, seed, **options) if family in FAMILIES else real_pair(family, seed)
@@ -92,3 +104,16 @@ def model_of(member: Member) -> PreTrainedModel:
     """The transformers model of a member."""
     assert isinstance(member.scorer, LocalScorer)
     return member.scorer.model
+
+
+def forwards_of(ensemble: Ensemble) -> int:
+    """How many passes its members have made so far."""
+    return sum(member.scorer.stats.forwards for member in ensemble.members)
+
+
+def assert_rests(ensemble: Ensemble) -> None:
+    """Nothing is computed any more and no memory is held."""
+    assert_nothing_held(ensemble)
+    before = forwards_of(ensemble)
+    time.sleep(0.1)
+    assert forwards_of(ensemble) == before

@@ -34,10 +34,6 @@ SCHEMA = Grammar.json_schema(
 )
 
 
-def forwards(ensemble: Ensemble) -> int:
-    return sum(m.scorer.stats.forwards for m in ensemble.members)
-
-
 @matrix(families=FAMILIES, method=METHODS, draft=["ngrams", 0, 1])
 def test_law_9(families: tuple[str, ...], method: dict[str, Any], draft: str | int) -> None:
     rng = random.Random(f"{families} {method} {draft}")

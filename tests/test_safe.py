@@ -15,9 +15,8 @@ from gac_core.chat.prompt import render_prompt
 from gac_core.methods.safe import gather_longer
 from gac_core.testing import assert_same, naively
 from gac_core.tokens.union import UnionVocabulary
-from tests.fakes import FAMILIES, make, pair, scripted, tokenizer_of
+from tests.fakes import FAMILIES, byte_tokenizer_of, make, pair, scripted, tokenizer_of
 from tests.reference import slow_gathered, slow_safe
-from tests.test_tokenizer import byte_tokenizer_of
 from tests.twins import WEIGHTS, assert_equal_to_twin
 
 

@@ -27,6 +27,7 @@ from gac_core.pocket import folder, forms
 from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError, GaCModelError
 from gac_integrations.langchain.messages import plain_messages
 from gac_integrations.shared import model_cache
+from tests.fakes import forwards_of
 
 SUM = "What is 17 + 25?"
 ANSWER = "17 + 25 = 42"
@@ -181,17 +182,14 @@ async def test_callbacks_hear_every_token_once(llm: ChatGaC) -> None:
 
 @pytest.mark.slow
 async def test_fifty_calls_share_forwards(llm: ChatGaC, ensemble: Ensemble) -> None:
-    before = sum(m.scorer.stats.forwards for m in ensemble.members)
+    before = forwards_of(ensemble)
     said = await asyncio.gather(*(llm.ainvoke(f"What is {n} + 25?") for n in range(10, 60)))
-    forwards = sum(m.scorer.stats.forwards for m in ensemble.members) - before
+    forwards = forwards_of(ensemble) - before
     steps = sum(m.response_metadata["steps"] for m in said)
     assert forwards < steps * len(ensemble.members) / 8
 
 
 async def test_cancelling_and_leaving_stop_the_computing(llm: ChatGaC, ensemble: Ensemble) -> None:
-    def forwards() -> int:
-        return sum(m.scorer.stats.forwards for m in ensemble.members)
-
     endless = llm.bind(temperature=50.0, seed=1, max_tokens=2000)
     task = asyncio.create_task(endless.ainvoke("Hello"))
     await asyncio.sleep(0.3)
@@ -199,16 +197,16 @@ async def test_cancelling_and_leaving_stop_the_computing(llm: ChatGaC, ensemble:
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.sleep(0.1)
-    reached = forwards()
+    reached = forwards_of(ensemble)
     await asyncio.sleep(0.3)
-    assert forwards() == reached
+    assert forwards_of(ensemble) == reached
     stream = endless.stream("Hello")
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     await asyncio.sleep(0.1)
-    reached = forwards()
+    reached = forwards_of(ensemble)
     await asyncio.sleep(0.3)
-    assert forwards() == reached
+    assert forwards_of(ensemble) == reached
 
 
 def test_time_is_up(llm: ChatGaC) -> None:
@@ -511,9 +509,9 @@ def test_descriptions_of_parameters_are_shown(llm: ChatGaC) -> None:
 
 @pytest.mark.slow
 def test_a_batch_is_as_wide_as_the_engine(llm: ChatGaC, ensemble: Ensemble) -> None:
-    before = sum(m.scorer.stats.forwards for m in ensemble.members)
+    before = forwards_of(ensemble)
     said = llm.batch([f"What is {n} + 25?" for n in range(10, 40)])
-    forwards = sum(m.scorer.stats.forwards for m in ensemble.members) - before
+    forwards = forwards_of(ensemble) - before
     steps = sum(m.response_metadata["steps"] for m in said)
     assert forwards < steps * len(ensemble.members) / 5
     assert len(llm.batch([SUM] * 3, {"max_concurrency": 1})) == 3

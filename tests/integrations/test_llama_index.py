@@ -35,7 +35,7 @@ from gac_core import AnswerCutError, ConfigError, Ensemble, LoadError
 from gac_core.pocket import folder, forms
 from gac_integrations.llama_index import GaCContextOverflowError, GaCLLM, GaCRequestError
 from gac_integrations.shared.errors import DeadlineError
-from tests.fakes import make, pair
+from tests.fakes import forwards_of, make, pair
 
 SUM = "What is 17 + 25?"
 ASKED = [ChatMessage(content=SUM)]
@@ -79,10 +79,6 @@ def ensemble() -> Iterator[Ensemble]:
 @pytest.fixture
 def llm(ensemble: Ensemble) -> GaCLLM:
     return GaCLLM(ensemble=ensemble)
-
-
-def forwards_of(ensemble: Ensemble) -> int:
-    return sum(m.scorer.stats.forwards for m in ensemble.members)
 
 
 # ---------------------------------------------------------------- one text, however it is asked for
