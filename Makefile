@@ -2,8 +2,9 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: setup demo format lint types tests test clean
+.PHONY: setup demo format lint types quick-tests tests all-tests quick test test-all clean
 
 setup: .venv/ready
 
@@ -26,10 +27,21 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+quick-tests: setup
+	$(PYTEST) -m "not wide and not slow"
+
 tests: setup
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not wide"
+
+all-tests: setup
+	$(PYTEST)
+
+quick: setup # while editing
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint types quick-tests
 
 test: lint types tests
+
+test-all: lint types all-tests # every combination in the matrices of the laws
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -68,22 +68,22 @@ def matrix(strength: int = 2, **axes: Sequence[Any]) -> pytest.MarkDecorator:
 
     In the covering array every combination of values of any `strength` axes occurs (1: every
     value), so what takes two particular values to go wrong is found without the full product.
+    What is in it, but beyond a choice in which every value occurs, is marked `slow`.
     """
-    names = list(axes)
-    cases = list(product(*(range(len(values)) for values in axes.values())))
-    kept = _covering(cases, min(strength, len(names)))
-    params = [
-        pytest.param(
-            *(values[i] for values, i in zip(axes.values(), case, strict=True)),
-            id="-".join(_shown(values[i]) for values, i in zip(axes.values(), case, strict=True)),
-            marks=() if case in kept else pytest.mark.wide,
-        )
-        for case in cases
-    ]
-    return pytest.mark.parametrize(names, params)
+    names, values = list(axes), list(axes.values())
+    cases = list(product(*map(range, map(len, values))))
+    covering = _covering(cases, min(strength, len(names)))
+    quick = set(_covering(covering, 1))
+
+    def param(case: tuple[int, ...]) -> Any:
+        chosen = [own[i] for own, i in zip(values, case, strict=True)]
+        marks = () if case in quick else pytest.mark.slow if case in covering else pytest.mark.wide
+        return pytest.param(*chosen, id="-".join(map(_shown, chosen)), marks=marks)
+
+    return pytest.mark.parametrize(names, [param(case) for case in cases])
 
 
-def _covering(cases: Sequence[tuple[int, ...]], strength: int) -> set[tuple[int, ...]]:
+def _covering(cases: Sequence[tuple[int, ...]], strength: int) -> list[tuple[int, ...]]:
     """A small choice of the cases, found greedily, in which all combinations occur."""
 
     def parts(case: tuple[int, ...]) -> set[tuple[tuple[int, int], ...]]:
@@ -92,10 +92,10 @@ def _covering(cases: Sequence[tuple[int, ...]], strength: int) -> set[tuple[int,
     missing = set().union(*map(parts, cases))
     # By turns: neighbouring values of one axis meet different values of the others.
     order = sorted(cases, key=lambda case: (sum(case) % max(len(case), 2), case))
-    kept = set()
+    kept = []
     while missing:
         best = max(order, key=lambda case: len(parts(case) & missing))
-        kept.add(best)
+        kept.append(best)
         missing -= parts(best)
     return kept
 
@@ -104,8 +104,12 @@ def _shown(value: Any) -> str:
     match value:
         case {"method": _}:
             return named(value)
-        case str():
-            return value
+        case str() | int() | float() | None:
+            return str(value)
+        case [{"role": _}, *_]:
+            return "chat"
+        case list() if not value:
+            return "none"
         case tuple():
             return "+".join(map(str, value))
         case {}:

@@ -1,17 +1,13 @@
 import asyncio
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
-
-from tests.fakes import REAL_FOLDER
-
-torch.set_num_threads(1)
 
 settings.register_profile(
     "default",
@@ -24,11 +20,34 @@ settings.load_profile("default")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from tests.fakes import REAL_FOLDER
+
     if not REAL_FOLDER.is_dir():
         missing = pytest.mark.skip(reason=f"no real tokenizers in {REAL_FOLDER}")
         for item in items:
             if item.get_closest_marker("real_tokenizers"):
                 item.add_marker(missing)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared() -> Iterator[None]:
+    """What is imported here the process that only hands out the tests does not need."""
+    import torch
+
+    from tests.memo import made_once
+
+    torch.set_num_threads(1)
+    with made_once():
+        yield
+
+
+@pytest.fixture
+def ensemble() -> Iterator[Any]:
+    """Two tiny members with different tokenizers."""
+    from tests.fakes import make
+
+    with make(["byte_level", "legacy"]) as made:
+        yield made
 
 
 @pytest.fixture

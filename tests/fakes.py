@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from gac_core import Ensemble
 from gac_core.members.base import Member
 from gac_core.members.local import LocalScorer
-from gac_core.testing import models
+from gac_core.pocket import folder
+from gac_core.testing import assert_nothing_held, models
 from gac_core.testing.models import (
     CHATML,
     CORPUS,
@@ -24,6 +26,8 @@ from gac_core.testing.models import (
     tiny_model,
     tokenizer_of,
 )
+from gac_core.tokens.tokenizer import ByteTokenizer
+from gac_core.tokens.vocabulary import Vocabulary
 
 __all__ = [
     "CHATML",
@@ -43,9 +47,25 @@ REAL_FOLDER = Path(
 REAL = ("gpt2", "gpt_neox", "llama2", "llama3", "mistral_v3", "phi3", "qwen2_5", "starcoder2")
 
 
+_real_tokenizers: list[PreTrainedTokenizerBase] = []
+
+
 @cache
 def real_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(REAL_FOLDER / name)
+    tokenizer = AutoTokenizer.from_pretrained(REAL_FOLDER / name)
+    _real_tokenizers.append(tokenizer)
+    return tokenizer
+
+
+def is_real(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether it is one that `real_tokenizer` gave; no test changes these."""
+    return any(tokenizer is known for known in _real_tokenizers)
+
+
+@cache
+def packed_tokenizer(name: str) -> Any:
+    """The tokenizer of a pocket member, which is the one that its recipe trains."""
+    return AutoTokenizer.from_pretrained(folder(name))
 
 
 @cache
@@ -59,6 +79,15 @@ def real_pair(name: str, seed: int = 0) -> tuple[PreTrainedModel, Any]:
     tokenizer, source = real_tokenizer(name), real_source(name)
     model = random_llama(tokenizer, source["model_vocab_size"], source["eos_ids"], seed)
     return model, tokenizer
+
+
+@cache
+def byte_tokenizer_of(name: str) -> ByteTokenizer:
+    """How a member of one of our families writes, or one with a real tokenizer."""
+    is_ours = name in FAMILIES
+    tokenizer: Any = tokenizer_of(name) if is_ours else real_tokenizer(name)
+    rows = None if is_ours else real_source(name)["model_vocab_size"]
+    return ByteTokenizer(tokenizer, Vocabulary.of(tokenizer, vocab_size=rows))
 
 
 def pair(family: str, seed: int = 0, **options: Any) -> tuple[PreTrainedModel, Any]:
@@ -75,3 +104,16 @@ def model_of(member: Member) -> PreTrainedModel:
     """The transformers model of a member."""
     assert isinstance(member.scorer, LocalScorer)
     return member.scorer.model
+
+
+def forwards_of(ensemble: Ensemble) -> int:
+    """How many passes its members have made so far."""
+    return sum(member.scorer.stats.forwards for member in ensemble.members)
+
+
+def assert_rests(ensemble: Ensemble) -> None:
+    """Nothing is computed any more and no memory is held."""
+    assert_nothing_held(ensemble)
+    before = forwards_of(ensemble)
+    time.sleep(0.1)
+    assert forwards_of(ensemble) == before

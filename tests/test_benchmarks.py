@@ -5,12 +5,13 @@ import math
 import pytest
 import torch
 
-from benchmarks import agent, grammar, overhead, rag, step_profile
+from benchmarks import grammar, overhead, step_profile
 from benchmarks.models import SHAPES, Shape, made_up_tokenizer, random_model
 
 TINY = Shape(32, 1, 2, 2, 64, (600, 700), ("none", "none"))
 
 
+@pytest.mark.slow
 def test_overhead_measures_every_figure() -> None:
     plan = overhead.Plan("the quick brown fox ", steps=4, turns=1, tax=(4, 1), shares=(0.5,))
     figures = overhead.measured(TINY, plan, "tiny")
@@ -65,6 +66,7 @@ def test_timers_add_up_to_the_whole() -> None:
     assert timers.seconds["inner"] > timers.seconds["outer"] > 0
 
 
+@pytest.mark.slow
 def test_texts_under_random_grammars_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SHAPES, "small", TINY)
     figures = grammar.measured(30, ["small"], TINY)
@@ -74,12 +76,18 @@ def test_texts_under_random_grammars_are_valid(monkeypatch: pytest.MonkeyPatch) 
         grammar.check_calls({}, "Hello")
 
 
+@pytest.mark.slow
 def test_an_agent_answers_questions_about_tools_it_never_met() -> None:
+    from benchmarks import agent
+
     figures = agent.measured(20, alone=False)
     assert figures["together"] >= 0.85
 
 
+@pytest.mark.slow
 def test_questions_are_answered_through_a_query_engine() -> None:
+    from benchmarks import rag
+
     figures = rag.measured(12)
     assert set(figures) == {"retrieved", "ada", "bo", "cy", "together"}
     assert figures["together"] >= 0.5

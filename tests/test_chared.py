@@ -25,25 +25,13 @@ from tests.fakes import (
     tiny_model,
     tokenizer_of,
 )
-from tests.reference import SlowMember, chance_of_text, slow_chared
+from tests.reference import chance_of_text, slow_chared
+from tests.twins import WEIGHTS, assert_as_slow, assert_equal_to_twin, slow_members
 
 CHAT = [{"role": "user", "content": "Hello"}]
 
 
-def slow_members(ensemble: Ensemble) -> list[SlowMember]:
-    weights = [m.weight for m in ensemble.members]
-    return [
-        SlowMember(model_of(m), m.tokenizer, weight)
-        for m, weight in zip(ensemble.members, weights, strict=True)
-    ]
-
-
-def assert_as_slow(output: Any, slow: Any) -> None:
-    assert [(s.unit or None) for s in output.steps] == [s.unit for s in slow]
-    for mine, its in zip(output.steps, slow, strict=True):
-        assert math.exp(mine.logprob) == pytest.approx(its.probs[its.unit], rel=1e-6)
-
-
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     st.sampled_from(list(itertools.permutations(FAMILIES, 3))),
@@ -63,26 +51,22 @@ def test_equal_to_the_slow_twin(
     prompt: Any,
     weighting: str,
 ) -> None:
-    families, weights = families[:number], [0.5, 0.3, 0.2][:number]
-    options: dict[str, Any] = {"method": "chared", "paths": paths, "weighting": weighting}
-    with make(families, weights=weights, **options) as ensemble:
-        sampling: dict[str, Any] = {"max_new_tokens": 10}
-        if seed is not None:
-            sampling |= {"temperature": temperature, "seed": seed}
-        output = ensemble.generate(prompt, **sampling)
-        slow = slow_chared(
-            slow_members(ensemble),
-            ensemble.prompt_ids(prompt),
+    method = {"method": "chared", "paths": paths, "weighting": weighting}
+    with make(families[:number], weights=WEIGHTS[:number], **method) as ensemble:
+        assert_equal_to_twin(
+            ensemble,
+            prompt,
+            slow_chared,
             paths=1 if paths == "top" else paths,
-            max_new_tokens=10,
             spaced=[prompt is CHAT and m.leading_space for m in ensemble.members],
             seed=seed,
             temperature=temperature,
             weighting=weighting,
+            tolerance=1e-6,
         )
-    assert_as_slow(output, slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("families", [("byte_level", "chatml"), ("tiktoken", "byte_level")])
 @pytest.mark.parametrize("seed", range(3))
 def test_many_paths_give_the_exact_chance_of_each_byte(
@@ -126,6 +110,7 @@ def twin_of(family: str, seed: int) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["byte_level", "chatml", "legacy"])
 @pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
 @pytest.mark.parametrize("paths", ["top", 4])
@@ -148,7 +133,7 @@ def test_a_member_twice_is_that_member(family: str, prompt: Any, paths: Any) -> 
             seed=4,
         )
     assert len(output.text) > 5
-    assert_as_slow(output, slow)
+    assert_as_slow(output, slow, 1e-6)
     for step in output.steps:
         one, other = step.members
         assert one.prob == pytest.approx(other.prob, rel=1e-9)
@@ -283,6 +268,7 @@ def test_no_path_outgrows_a_context(paths: Any) -> None:
         assert min(asked) >= 0
 
 
+@pytest.mark.slow
 def test_the_engine_says_what_the_naive_driver_says_with_many_paths() -> None:
     with make(["legacy", "tiktoken", "neox"], method="chared", paths=16) as ensemble:
         for prompt in ("Hello " * 20, CHAT):

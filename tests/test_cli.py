@@ -126,6 +126,7 @@ def test_errors_are_one_line_and_a_code(
         assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -149,6 +150,7 @@ def test_help_and_mistakes_answer_before_torch_is_imported(arguments: list[str],
     assert (done.returncode, b"Traceback" in done.stderr) == (code, False)
 
 
+@pytest.mark.slow
 def test_the_module_is_the_command() -> None:
     program = [sys.executable, "-m", "gac_core.cli"]
     shown = subprocess.run([*program, "run", "--help"], capture_output=True, text=True)

@@ -27,13 +27,15 @@ from gac_core.pocket.questions import training_prompts
 from gac_core.registry import METHODS, register_method
 from gac_core.testing import assert_same
 from tests.fakes import FAMILIES, make, model_of, random_gate, scripted
-from tests.reference import SlowMember, slow_ensemble
+from tests.reference import slow_ensemble
 from tests.test_cli import folders, gac, models
+from tests.twins import WEIGHTS, assert_equal_to_twin
 
 __all__ = ["folders"]  # a fixture
 QUESTION = [{"role": "user", "content": "What is 77 - 49?"}]
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     st.sampled_from(list(itertools.permutations(FAMILIES, 3))),
@@ -53,13 +55,13 @@ def test_equal_to_the_slow_twin(
     prompt: str,
     primary: int,
 ) -> None:
-    families, weights, primary = families[:number], [0.5, 0.3, 0.2][:number], primary % number
+    families, primary = families[:number], primary % number
     bar = threshold or 0.5
     method: dict[str, Any] = {"method": "co_llm", "gate": random_gate(), "threshold": bar}
+    method |= {"history": history, "primary": primary}
     gate = GateHead.load(random_gate(), 32)
-    with make(families, weights=weights, history=history, primary=primary, **method) as ensemble:
-        members = ensemble.members
-        model = model_of(members[primary])
+    with make(families, weights=WEIGHTS[:number], **method) as ensemble:
+        model = model_of(ensemble.members[primary])
 
         def defers(ids: Any) -> bool:
             with torch.no_grad():
@@ -67,22 +69,15 @@ def test_equal_to_the_slow_twin(
             score = float(out.hidden_states[-1][0, -1] @ gate.weight.double() + gate.bias.double())
             return number > 1 and 1 / (1 + math.exp(-score)) > bar
 
-        sampling: dict[str, Any] = {} if seed is None else {"temperature": 1.0, "seed": seed}
-        output = ensemble.generate(prompt, max_new_tokens=10, **sampling)
-        slow = slow_ensemble(
-            [SlowMember(model_of(m), m.tokenizer, m.weight) for m in members],
-            ensemble.prompt_ids(prompt),
-            max_new_tokens=10,
+        assert_equal_to_twin(
+            ensemble,
+            prompt,
+            slow_ensemble,
             primary=primary,
             reencode=history == "reencode",
             seed=seed,
             defers=defers,
         )
-    assert [(s.unit or None) for s in output.steps] == [s.unit for s in slow]
-    assert [s.decided_by == "ensemble" for s in output.steps] == [s.fused for s in slow]
-    for mine, its in zip(output.steps, slow, strict=True):
-        if its.fused:
-            assert math.exp(mine.logprob) == pytest.approx(its.probs[its.unit], rel=1e-5)
 
 
 def test_the_ends_of_the_threshold() -> None:
@@ -254,6 +249,7 @@ def test_what_fit_gate_refuses(
     assert complaint in err
 
 
+@pytest.mark.slow
 def test_the_pocket_ensemble_has_a_gate() -> None:
     with Ensemble.pocket(method="co_llm") as ensemble:
         assert ensemble.generate(QUESTION).text == "77 - 49 = 28"

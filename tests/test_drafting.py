@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from gac_core import ConfigError, Ensemble, Grammar
 from gac_core.decoding.drafting import AdaptiveLength, continuation
 from gac_core.testing import assert_nothing_held, assert_same, naively
+from tests.cases import matrix
 from tests.fakes import make, pair, scripted
 
 FAMILIES: list[tuple[str, ...]] = [
@@ -33,13 +34,7 @@ SCHEMA = Grammar.json_schema(
 )
 
 
-def forwards(ensemble: Ensemble) -> int:
-    return sum(m.scorer.stats.forwards for m in ensemble.members)
-
-
-@pytest.mark.parametrize("draft", ["ngrams", 0, 1])
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: "-".join(map(str, m.values())))
-@pytest.mark.parametrize("families", FAMILIES, ids="+".join)
+@matrix(families=FAMILIES, method=METHODS, draft=["ngrams", 0, 1])
 def test_law_9(families: tuple[str, ...], method: dict[str, Any], draft: str | int) -> None:
     rng = random.Random(f"{families} {method} {draft}")
     jobs: list[tuple[Any, dict[str, Any]]] = [
@@ -147,6 +142,7 @@ def test_the_length_adapts_to_what_was_accepted() -> None:
     assert pauses == [1, 2, 4, 8, 16, 32, 64, 64, 64]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draft", [0, 1])
 def test_the_length_adapts_with_a_gate(draft: int) -> None:
     """Nor are old answers kept: a cascade's drafter is asked in vain here, so drafting pauses."""

@@ -25,8 +25,17 @@ from gac_core import (
 )
 from gac_core.chat.prompt import Message
 from gac_core.members.local import LocalScorer
-from gac_core.testing import assert_nothing_held, assert_same
-from tests.fakes import make, model_of, pair, scripted, tiny_model, tokenizer_of
+from gac_core.testing import assert_same
+from tests.fakes import (
+    assert_rests,
+    forwards_of,
+    make,
+    model_of,
+    pair,
+    scripted,
+    tiny_model,
+    tokenizer_of,
+)
 
 # As with a GPU per member: each lives in a place of its own.
 OWN_PLACE = property(lambda scorer: scorer.name, lambda _scorer, _place: None)
@@ -34,125 +43,7 @@ CHAT: list[Message] = [{"role": "user", "content": "Hello"}]
 LONG: dict[str, Any] = {"max_new_tokens": 400}
 
 
-def computed(ensemble: Ensemble) -> int:
-    return sum(m.scorer.stats.forwards for m in ensemble.members)
-
-
-def assert_rests(ensemble: Ensemble) -> None:
-    """Nothing is computed any more and no memory is held."""
-    assert_nothing_held(ensemble)
-    before = computed(ensemble)
-    time.sleep(0.1)
-    assert computed(ensemble) == before
-
-
-@pytest.fixture
-def ensemble() -> Any:
-    with make(["byte_level", "legacy"]) as made:
-        yield made
-
-
-# ---------------------------------------------------------------- law 10
-
-
-def test_a_closed_stream_stops_within_a_round(ensemble: Ensemble) -> None:
-    stream = ensemble.stream("Hello", **LONG)
-    for _ in range(3):
-        next(stream)
-    stream.close()
-    done = computed(ensemble)
-    assert_rests(ensemble)
-    assert done < 2 * 400
-    assert list(stream) == []
-
-
-@pytest.mark.parametrize("way", ["break", "del", "with", "never read", "exception"])
-def test_an_abandoned_stream_stops(ensemble: Ensemble, way: str) -> None:
-    match way:
-        case "break":
-            for _ in ensemble.stream("Hello", **LONG):
-                break
-        case "del":
-            stream = ensemble.stream("Hello", **LONG)
-            next(stream)
-            del stream
-        case "with":
-            with ensemble.stream("Hello", **LONG) as stream:
-                next(stream)
-        case "never read":
-            ensemble.stream("Hello", **LONG)
-        case "exception":
-            with pytest.raises(RuntimeError), ensemble.stream("Hello", **LONG):
-                raise RuntimeError
-    gc.collect()
-    assert_rests(ensemble)
-    assert computed(ensemble) < 2 * 400
-    assert ensemble.generate("Hello", max_new_tokens=3).usage.steps == 3
-
-
-async def test_a_cancelled_task_stops(ensemble: Ensemble) -> None:
-    task = asyncio.create_task(ensemble.agenerate("Hello", **LONG))
-    while not computed(ensemble):
-        await asyncio.sleep(0.001)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert_rests(ensemble)
-    assert computed(ensemble) < 2 * 400
-
-
-async def test_an_abandoned_async_stream_stops(ensemble: Ensemble) -> None:
-    async for _ in ensemble.astream("Hello", **LONG):
-        break
-    gc.collect()
-    assert_rests(ensemble)
-    async with ensemble.astream("Hello", **LONG) as stream:
-        await anext(stream)
-    assert_rests(ensemble)
-    assert computed(ensemble) < 4 * 400
-
-
-def test_closing_a_stream_wakes_whoever_reads_it(ensemble: Ensemble) -> None:
-    stream = ensemble.stream("Hello", **LONG)
-    readers = [threading.Thread(target=list, args=(stream,), daemon=True) for _ in range(2)]
-    for reader in readers:
-        reader.start()
-    time.sleep(0.05)
-    stream.close()
-    for reader in readers:
-        reader.join(10)
-        assert not reader.is_alive()
-
-
-async def test_closing_an_async_stream_wakes_whoever_reads_it(ensemble: Ensemble) -> None:
-    stream = ensemble.astream("Hello", **LONG)
-
-    async def read() -> int:
-        return len([step async for step in stream])
-
-    readers = [asyncio.create_task(read()) for _ in range(2)]
-    await asyncio.sleep(0.05)
-    stream.close()
-    async with asyncio.timeout(10):
-        await asyncio.gather(*readers)
-
-
-async def test_a_wait_that_times_out_loses_nothing(ensemble: Ensemble) -> None:
-    expected = ensemble.generate("Hello", max_new_tokens=30)
-    stream, steps = ensemble.astream("Hello", max_new_tokens=30), []
-    while True:
-        try:
-            steps.append(await asyncio.wait_for(anext(stream), 0.0005))
-        except TimeoutError:
-            continue
-        except StopAsyncIteration:
-            break
-    assert tuple(steps) == expected.steps
-
-
-def test_a_stream_keeps_its_ensemble() -> None:
-    steps = list(make(["byte_level", "legacy"]).stream("Hello", max_new_tokens=20))
-    assert len(steps) == 20
+# ---------------------------------------------------------------- its end
 
 
 def test_closing_frees_the_models() -> None:
@@ -195,11 +86,12 @@ async def test_async_context_manager() -> None:
         ensemble.generate("Hello")
 
 
+@pytest.mark.slow
 def test_leaving_the_interpreter_in_the_middle_of_an_answer_is_quiet() -> None:
     code = (
+        "from gac_core.members.local import LocalScorer\n"
         "from tests.fakes import make\n"
-        "import gac_core.engine.engine as e\n"
-        "e._device_of = lambda member: member.name\n"
+        "LocalScorer.place = property(lambda scorer: scorer.name, lambda *_: None)\n"
         "s = make(['byte_level', 'legacy']).stream('Hello', max_new_tokens=400)\n"
         "next(s)\n"
     )
@@ -219,14 +111,15 @@ def test_leaving_the_interpreter_in_the_middle_of_an_answer_is_quiet() -> None:
 
 def test_requests_share_forward_passes(ensemble: Ensemble) -> None:
     one = ensemble.generate("Hello", max_new_tokens=20)
-    alone = computed(ensemble)
+    alone = forwards_of(ensemble)
     outputs = ensemble.batch(["Hello"] * 16, max_new_tokens=20)
-    together = computed(ensemble) - alone
+    together = forwards_of(ensemble) - alone
     assert together < 3 * alone
     for output in outputs:
         assert [s.unit for s in output.steps] == [s.unit for s in one.steps]
 
 
+@pytest.mark.slow
 async def test_fifty_tasks_and_two_threads(ensemble: Ensemble) -> None:
     prompts = [f"{n} Hello" for n in range(50)]
     expected = [ensemble.generate(p, max_new_tokens=8) for p in prompts]
@@ -417,7 +310,7 @@ def test_a_prompt_beyond_the_context_is_refused_before_any_forward(ensemble: Ens
         ensemble.generate("x" * 100_000)
     with pytest.raises(ContextOverflowError, match="lower max_new_tokens"):
         ensemble.generate("Hello", max_new_tokens=512)
-    assert computed(ensemble) == 0
+    assert forwards_of(ensemble) == 0
     assert ensemble.generate("Hello", max_new_tokens=3).usage.steps == 3
 
 
@@ -474,7 +367,7 @@ def test_a_batch_with_a_bad_prompt_leaves_nothing_running(ensemble: Ensemble) ->
     with pytest.raises(PromptError):
         asyncio.run(ensemble.abatch(["Hello", ""], **LONG))
     assert_rests(ensemble)
-    assert computed(ensemble) < 4 * 400
+    assert forwards_of(ensemble) < 4 * 400
 
 
 def test_options_go_over_params(ensemble: Ensemble) -> None:

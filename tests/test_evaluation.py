@@ -177,6 +177,7 @@ def test_one_member_is_nothing_to_compare() -> None:
         next(evaluate(config(1, 0), EvalOptions(HELDOUT, items=1)))
 
 
+@pytest.mark.slow
 def test_the_command_measures_every_system_on_the_same_items(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -202,6 +203,7 @@ def test_the_command_measures_every_system_on_the_same_items(
     assert found["best_member"] in ("ada", "bo", "cy")
 
 
+@pytest.mark.slow
 def test_the_table_names_every_system_and_the_gain(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["eval", "--items", "2", "--task", "word_problem", "--threshold", "0.5"])
@@ -252,6 +254,7 @@ def test_the_questions_are_those_of_the_task_set_that_is_handed_in() -> None:
         EvalOptions(own, tasks=("retrieval",))
 
 
+@pytest.mark.slow
 def test_everything_of_the_pocket_ensemble(capsys: pytest.CaptureFixture[str]) -> None:
     rows = ("every_step", "cascade", *CONTROLS)
     chosen = [part for name in rows for part in ("--method", name)]
@@ -276,6 +279,7 @@ def test_everything_of_the_pocket_ensemble(capsys: pytest.CaptureFixture[str]) -
     assert sum(forwards["rerank"].values()) > 3  # all write, then all read
 
 
+@pytest.mark.slow
 def test_what_fails_is_told_and_left_out() -> None:
     def failing(request: Request) -> Iterator[Any]:
         yield request.ask()
@@ -368,6 +372,7 @@ def test_rerank_takes_what_all_find_most_likely() -> None:
         assert told(controls.rerank(members, judges), [item]) == [item.answer]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", range(3))
 def test_a_likelihood_is_that_of_the_members_own_tokens_and_the_end(member: int) -> None:
     items = list(tasks.heldout("retrieval", 3, seed=1))

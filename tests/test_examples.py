@@ -1,9 +1,16 @@
+import gc
 import os
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from llama_index_instrumentation import get_dispatcher
+
+from gac_core.registry import FUSIONS, METHODS
 
 FOLDER = Path(__file__).parents[1] / "examples"
 EXAMPLES = sorted(FOLDER.rglob("*.py"))
@@ -35,8 +42,48 @@ def name_of(path: Path) -> str:
     return path.relative_to(FOLDER).with_suffix("").as_posix()
 
 
+def programs() -> list[Any]:
+    """All examples; an interpreter is started for the first of each folder only, but for `wide`."""
+    first = {path.parent: path for path in reversed(EXAMPLES)}
+    return [
+        pytest.param(path, marks=() if first[path.parent] == path else pytest.mark.wide)
+        for path in EXAMPLES
+    ]
+
+
+def assert_says(path: Path, out: str, err: str) -> None:
+    for said in SAYS[name_of(path)]:
+        assert said in out
+    assert "Traceback" not in err
+
+
+@pytest.fixture
+def no_trace() -> Iterator[None]:
+    """What an example registers is forgotten, and what it leaves open is collected."""
+    handlers = get_dispatcher().event_handlers
+    before = list(handlers)
+    with METHODS.scoped(), FUSIONS.scoped():
+        yield
+    handlers[:] = before
+    gc.collect()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # as in a program of a user's
+@pytest.mark.usefixtures("own_loop", "no_trace")
 @pytest.mark.parametrize("path", EXAMPLES, ids=name_of)
-def test_every_example_runs(path: Path) -> None:
+def test_every_example_runs(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(path.parent)
+    runpy.run_path(path.name, run_name="__main__")
+    out, err = capsys.readouterr()
+    assert_says(path, out, err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", programs(), ids=name_of)
+def test_every_example_runs_as_a_program(path: Path) -> None:
     """As a user would run it, from its own folder."""
     done = subprocess.run(
         [sys.executable, path.name],
@@ -47,6 +94,4 @@ def test_every_example_runs(path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for said in SAYS[name_of(path)]:
-        assert said in done.stdout
-    assert "Traceback" not in done.stderr
+    assert_says(path, done.stdout, done.stderr)

@@ -30,6 +30,7 @@ def test_law_1(family: str, method: dict[str, Any]) -> None:
     laws.law_1_one_member_is_generate(family, method, "Hello, the été")
 
 
+@pytest.mark.slow
 @real_tokenizers
 @pytest.mark.parametrize("family", REAL)
 def test_law_1_real(family: str) -> None:
@@ -49,6 +50,7 @@ def test_law_2(family: str, method: dict[str, Any], prompt: Any, sampling: dict[
     laws.law_2_a_member_twice_is_that_member(family, method, prompt, max_new_tokens=30, **sampling)
 
 
+@pytest.mark.slow
 @matrix(1, families=TRIPLES + PAIRS, method=CONFIGURATIONS)
 def test_law_3(families: tuple[str, ...], method: dict[str, Any]) -> None:
     for prompt in ("Hello", CHAT):
@@ -60,8 +62,9 @@ def test_law_3(families: tuple[str, ...], method: dict[str, Any]) -> None:
     laws.law_3_order_is_nothing(families, method, "Hello", max_new_tokens=20, **drawn)
 
 
+@pytest.mark.parametrize("half", [0, pytest.param(1, marks=pytest.mark.slow)])
 @matrix(1, families=TRIPLES + PAIRS, method=CONFIGURATIONS)
-def test_law_6_and_9(families: tuple[str, ...], method: dict[str, Any]) -> None:
+def test_law_6_and_9(families: tuple[str, ...], method: dict[str, Any], half: int) -> None:
     """Alone, beside others, or on the naive driver: the same steps, greedy or drawn."""
     rng = random.Random(str(families))
     prompts: list[Any] = [
@@ -85,13 +88,14 @@ def test_law_6_and_9(families: tuple[str, ...], method: dict[str, Any]) -> None:
             },
         )
         for _ in range(10)
-    ]
+    ][half::2]
     if not draws(method):
         greedy = {"temperature": 0.0, "top_p": 1.0, "repetition_penalty": 1.0}
         jobs = [(prompt, sampling | greedy) for prompt, sampling in jobs]
     laws.laws_6_and_9_the_driver_is_nothing(families, method, jobs)
 
 
+@pytest.mark.slow
 @real_tokenizers
 @matrix(
     1,
@@ -119,6 +123,7 @@ def test_law_7(families: tuple[str, ...], history: str, prompt: Any) -> None:
     laws.law_7_thresholds(families, history, prompt)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     st.sampled_from(list(itertools.permutations(FAMILIES, 2))),

@@ -10,13 +10,14 @@ from hypothesis import given, settings, strategies as st
 
 from gac_core import Ensemble
 from gac_core.testing import naively
-from gac_core.tokens.history import History
-from tests.fakes import CHATML, FAMILIES, make, model_of, scripted, tiny_model, tokenizer_of
-from tests.reference import SlowMember, slow_ensemble
+from tests.fakes import CHATML, FAMILIES, make, scripted, tiny_model, tokenizer_of
+from tests.reference import slow_ensemble
+from tests.twins import WEIGHTS, assert_equal_to_twin
 
 triples = list(itertools.permutations(FAMILIES, 3))
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     st.sampled_from(triples),
@@ -42,99 +43,26 @@ def test_equal_to_the_slow_twin(
     fusion: str,
     weighting: str,
 ) -> None:
-    families = families[:count]
-    weights = [0.5, 0.3, 0.2][:count]
     method: dict[str, Any] = (
         {"method": "every_step"}
         if threshold is None
         else {"method": "cascade", "threshold": threshold}
     )
-    method |= {"fusion": fusion, "history": history, "primary": primary}
     temper = 1.0 if weighting == "fixed" else 0.5
-    method |= {"weighting": weighting, "temper": temper}
-    with make(families, weights=weights, **method) as ensemble:
-        sampling: dict[str, Any] = {"max_new_tokens": 10}
-        if seed is not None:
-            sampling |= {"temperature": temperature, "seed": seed}
-        output = ensemble.generate(prompt, **sampling)
-        slow = slow_ensemble(
-            [
-                SlowMember(model_of(m), m.tokenizer, w / sum(weights))
-                for m, w in zip(ensemble.members, weights, strict=True)
-            ],
-            ensemble.prompt_ids(prompt),
-            max_new_tokens=10,
+    both: dict[str, Any] = {"fusion": fusion, "weighting": weighting, "temper": temper}
+    method |= {"history": history, "primary": primary, **both}
+    with make(families[:count], weights=WEIGHTS[:count], **method) as ensemble:
+        assert_equal_to_twin(
+            ensemble,
+            prompt,
+            slow_ensemble,
             threshold=math.inf if threshold is None else threshold,
             primary=primary,
             reencode=history == "reencode",
             seed=seed,
             temperature=temperature,
-            fusion=fusion,
-            weighting=weighting,
-            temper=temper,
+            **both,
         )
-    assert [(s.unit or None) for s in output.steps] == [s.unit for s in slow]
-    assert [s.decided_by == "ensemble" for s in output.steps] == [s.fused for s in slow]
-    for mine, its in zip(output.steps, slow, strict=True):
-        if its.fused:
-            assert math.exp(mine.logprob) == pytest.approx(its.probs[its.unit], rel=1e-5)
-
-
-def two_scripts(
-    first: list[dict[str, float]], second: list[dict[str, float]], **options: Any
-) -> Ensemble:
-    """Two scripted members that read the raw prompt "Hello" as one token."""
-    a = scripted("byte_level", 1, first)
-    b = scripted("chatml", 1, second)
-    assert a[1].tokenize("Hello") == b[1].tokenize("Hello") == ["Hello"]
-    return Ensemble.from_models([a, b], names=["a", "b"], **options)
-
-
-def test_the_mean_decides_and_views_tell_why() -> None:
-    with two_scripts(
-        [{"Ġ": 0.6, ".": 0.4}, {"<|endoftext|>": 1.0}],
-        [{",": 0.3, ".": 0.7}, {"<|im_end|>": 1.0}],
-    ) as ensemble:
-        output = ensemble.generate("Hello", max_new_tokens=5)
-    assert output.text == "."
-    assert (output.finish_reason, output.usage.steps, output.usage.completion_tokens) == (
-        "stop",
-        2,
-        1,
-    )
-    dot, end = output.steps
-    assert math.exp(dot.logprob) == pytest.approx(0.55, abs=1e-4)
-    assert [(v.name, v.top) for v in dot.members] == [("a", b" "), ("b", b".")]
-    assert [v.prob for v in dot.members] == pytest.approx([0.4, 0.7], abs=1e-4)
-    assert [v.top_prob for v in dot.members] == pytest.approx([0.6, 0.7], abs=1e-4)
-    assert end.is_end
-    assert math.exp(end.logprob) == pytest.approx(1.0, abs=1e-4)  # two end tokens, one end
-
-
-def test_a_product_wants_what_nobody_finds_impossible() -> None:
-    scripts: Any = ([{"Ġ": 0.6, ".": 0.4}], [{",": 0.8, ".": 0.2}])
-    with two_scripts(*scripts) as ensemble:
-        assert ensemble.generate("Hello", max_new_tokens=1).text == ","
-    with two_scripts(*scripts, fusion="geometric") as ensemble:
-        assert ensemble.generate("Hello", max_new_tokens=1).text == "."
-
-
-def test_weights_move_the_decision() -> None:
-    scripts: Any = ([{"Ġ": 0.6, ".": 0.4}], [{",": 0.3, ".": 0.7}])
-    with two_scripts(*scripts, weights=[9, 1]) as ensemble:
-        assert ensemble.generate("Hello", max_new_tokens=1).text == " "
-
-
-def test_end_mass_of_all_end_tokens_counts() -> None:
-    """No single end token is the most probable, but the end is."""
-    tiktoken = scripted("tiktoken", 1, [{"<|end|>": 0.35, "<|eot|>": 0.25, ".": 0.4}])
-    assert tiktoken[1].tokenize("Hello") == ["Hello"]
-    other = scripted("byte_level", 1, [{"<|endoftext|>": 0.45, ".": 0.55}])
-    with Ensemble.from_models([tiktoken, other], names=["a", "b"]) as ensemble:
-        output = ensemble.generate("Hello", max_new_tokens=3)
-    assert output.text == ""
-    assert output.steps[0].is_end
-    assert math.exp(output.steps[0].logprob) == pytest.approx((0.6 + 0.45) / 2, abs=1e-4)
 
 
 def test_the_gate_asks_helpers_only_where_the_primary_is_unsure() -> None:
@@ -234,32 +162,3 @@ class TestOpeningSpace:
         model, tokenizer = scripted(family, raw_length, [{"▁Hello": 1.0}, {"</s>": 1.0}])
         with Ensemble.from_models([(model, tokenizer)]) as ensemble:
             assert ensemble.generate("Hello").text == " Hello"
-
-
-def test_reencoding_gives_members_the_tokens_they_would_write() -> None:
-    """ "Hello" written as "H" and "ello" by others becomes the member's own one token."""
-    with make(["byte_level", "legacy"]) as ensemble:
-        tokenizer = ensemble.members[0].tokenizer
-        own = tokenizer.vocabulary.ids_by_bytes
-        appended = History([1], tokenizer, reencode=False)
-        rewritten = History([1], tokenizer, reencode=True)
-        for history in (appended, rewritten):
-            for unit in (b"H", b"el", b"lo", b"\xf0\x9f"):
-                history.append(unit)
-            assert history.answer == b"Hello\xf0\x9f"
-        assert rewritten.ids[:2] == [1, own[b"Hello"]]
-        assert len(appended.ids) > len(rewritten.ids)
-        native = History([1], tokenizer, reencode=True)
-        native.append(b"H", own[b"H"], is_foreign=False)
-        native.append(b"e", own[b"e"], is_foreign=False)
-        assert native.ids == [1, own[b"H"], own[b"e"]]  # what it wrote itself is left alone
-
-
-def test_units_of_several_tokens_keep_the_cache() -> None:
-    """A unit that one member must spell in pieces does not make it read everything again."""
-    with make(["byte_level", "legacy"], [0, 1], history="append") as ensemble:
-        output = ensemble.generate("Hello world, how are you today?", max_new_tokens=20)
-        for member, usage in zip(ensemble.members, output.usage.members, strict=True):
-            read = usage.prompt_tokens + usage.completion_tokens
-            assert member.scorer.stats.positions <= read
-        assert output.usage.members[1].completion_tokens > 20

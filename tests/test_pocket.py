@@ -17,6 +17,7 @@ from gac_core.pocket.training.batches import IGNORED, Encoder
 from gac_core.pocket.training.conversations import conversation
 from gac_core.pocket.training.recipes import PHASES, RECIPES
 from gac_core.pocket.training.tokenizer import train_tokenizer
+from tests.fakes import packed_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,7 @@ def test_members_differ_in_tokenizer_template_and_way_with_space(pocket: Ensembl
         assert member.scorer.has_cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_the_tokenizer_in_the_package_is_the_one_the_script_trains(
     name: str, tmp_path: Path
@@ -81,9 +83,17 @@ def test_it_answers(pocket: Ensemble, question: str, answer: str) -> None:
     assert output.finish_reason == "stop"
 
 
-def test_together_they_know_more_than_any_of_them() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "judged",
+    [
+        pytest.param(["retrieval", "extraction"], id="two tasks"),
+        pytest.param(list(tasks.JUDGED), id="all tasks", marks=pytest.mark.wide),
+    ],
+)
+def test_together_they_know_more_than_any_of_them(judged: list[str]) -> None:
     """On held-out items; far from the margin that the benchmark measures with more of them."""
-    items = {task: list(tasks.heldout(task, 30, seed=1)) for task in tasks.JUDGED}
+    items = {task: list(tasks.heldout(task, 30, seed=1)) for task in judged}
 
     def right(**options: Any) -> int:
         with Ensemble.pocket(**options) as ensemble:
@@ -99,6 +109,7 @@ def test_together_they_know_more_than_any_of_them() -> None:
     assert right() > max(alone)
 
 
+@pytest.mark.slow
 def test_a_step_of_training_lowers_the_loss(tmp_path: Path) -> None:
     """The script runs from nothing to a saved member that loads."""
     train.train("cy", tmp_path, steps=2, compiled=False)
@@ -110,8 +121,7 @@ def test_a_step_of_training_lowers_the_loss(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_training_example_is_the_prompt_and_its_learned_answers(name: str) -> None:
-    recipe = RECIPES[name]
-    tokenizer = train_tokenizer(recipe)
+    recipe, tokenizer = RECIPES[name], packed_tokenizer(name)
     encoder = Encoder(tokenizer, split_share=0.0)
     rng = random.Random(2)
     seen = 0
@@ -134,8 +144,7 @@ def test_a_training_example_is_the_prompt_and_its_learned_answers(name: str) -> 
 
 
 def test_answers_are_split_as_other_members_write_them_but_say_the_same() -> None:
-    recipe = RECIPES["ada"]
-    tokenizer = train_tokenizer(recipe)
+    recipe, tokenizer = RECIPES["ada"], packed_tokenizer("ada")
     rng = random.Random(3)
     said = conversation(recipe, 256, rng)
     whole = Encoder(tokenizer, split_share=0.0)(said, rng, 10_000)

@@ -3,6 +3,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import gac_core
 from gac_core import errors
 
@@ -41,6 +43,7 @@ def test_the_version_is_said_once_more_and_rightly() -> None:
     assert project["version"] == gac_core.__version__
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing_of_the_callers_process() -> None:
     code = (
         "import torch; before = (torch.get_num_threads(), torch.get_default_dtype());"

@@ -15,11 +15,12 @@ from gac_core.chat.prompt import render_prompt
 from gac_core.methods.safe import gather_longer
 from gac_core.testing import assert_same, naively
 from gac_core.tokens.union import UnionVocabulary
-from tests.fakes import FAMILIES, make, model_of, pair, scripted, tokenizer_of
-from tests.reference import SlowMember, slow_gathered, slow_safe
-from tests.test_tokenizer import byte_tokenizer_of
+from tests.fakes import FAMILIES, byte_tokenizer_of, make, pair, scripted, tokenizer_of
+from tests.reference import slow_gathered, slow_safe
+from tests.twins import WEIGHTS, assert_equal_to_twin
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(
     st.sampled_from(list(itertools.permutations(FAMILIES, 3))),
@@ -45,35 +46,20 @@ def test_equal_to_the_slow_twin(
     prompt: str,
     primary: int,
 ) -> None:
-    families = families[:count]
-    weights = [0.5, 0.3, 0.2][:count]
-    options: dict[str, Any] = {"history": history, "primary": primary, "sharpen": sharpen}
-    options |= {"threshold": threshold, "block": block}
-    with make(families, weights=weights, method="safe", **options) as ensemble:
-        sampling: dict[str, Any] = {"max_new_tokens": 14}
-        if seed is not None:
-            sampling |= {"temperature": temperature, "seed": seed}
-        output = ensemble.generate(prompt, **sampling)
-        slow = slow_safe(
-            [
-                SlowMember(model_of(m), m.tokenizer, w / sum(weights))
-                for m, w in zip(ensemble.members, weights, strict=True)
-            ],
-            ensemble.prompt_ids(prompt),
+    both: dict[str, Any] = {"primary": primary, "sharpen": sharpen, "block": block}
+    method = {"method": "safe", "history": history, "threshold": threshold, **both}
+    with make(families[:count], weights=WEIGHTS[:count], **method) as ensemble:
+        assert_equal_to_twin(
+            ensemble,
+            prompt,
+            slow_safe,
             max_new_tokens=14,
-            block=block,
-            sharpen=sharpen,
             threshold=math.inf if threshold is None else threshold,
-            primary=primary,
             reencode=history == "reencode",
             seed=seed,
             temperature=temperature,
+            **both,
         )
-    assert [(s.unit or None) for s in output.steps] == [s.unit for s in slow]
-    assert [s.decided_by == "ensemble" for s in output.steps] == [s.fused for s in slow]
-    for mine, its in zip(output.steps, slow, strict=True):
-        if its.fused:
-            assert math.exp(mine.logprob) == pytest.approx(its.probs[its.unit], rel=1e-5)
 
 
 def neighbour(family: str, seed: int, noise: int) -> tuple[Any, Any]:
@@ -88,6 +74,7 @@ def neighbour(family: str, seed: int, noise: int) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [(0, 1), (3, 4), (5, 9)])
 @pytest.mark.parametrize("block", [1, 5, 8])
 def test_what_it_skips_fusing_would_not_have_changed(seeds: tuple[int, int], block: int) -> None:
@@ -103,6 +90,7 @@ def test_what_it_skips_fusing_would_not_have_changed(seeds: tuple[int, int], blo
     assert sum(o.usage.fused_steps for o in outputs) < sum(o.usage.steps for o in outputs)
 
 
+@pytest.mark.slow
 def test_drawn_text_comes_from_the_ensemble() -> None:
     """Over many seeds, the first unit is distributed as the fused distribution says."""
     families = ["chatml", "chatml"]
@@ -112,10 +100,13 @@ def test_drawn_text_comes_from_the_ensemble() -> None:
     draws = 1500
     with make(families, method="safe") as safe:
         counts = dict.fromkeys(expected, 0)
-        for seed in range(draws):
-            output = safe.generate("Hello", max_new_tokens=1, temperature=1.0, seed=seed)
-            if output.steps[0].unit in counts:
-                counts[output.steps[0].unit] += 1
+        streams = [
+            safe.stream("Hello", max_new_tokens=1, temperature=1.0, seed=seed)
+            for seed in range(draws)
+        ]
+        for (first,) in streams:
+            if first.unit in counts:
+                counts[first.unit] += 1
     for unit, prob in expected.items():
         error = math.sqrt(prob * (1 - prob) / draws)
         assert abs(counts[unit] / draws - prob) < 4 * error
@@ -137,6 +128,7 @@ def test_longer_units_give_their_mass_to_what_they_begin_with(seed: int) -> None
         assert float(found[row]) == pytest.approx(expected.get(unit, 0.0), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["unite", "core", "geometric"])
 def test_any_host_rule(fusion: str) -> None:
     with make(["chatml", "legacy", "tiktoken"], method="safe", fusion=fusion) as ensemble:

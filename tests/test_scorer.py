@@ -24,6 +24,7 @@ from transformers import (
 from gac_core import MemberError
 from gac_core.members.base import Query
 from gac_core.members.local import LocalScorer
+from tests.cases import matrix
 
 ROWS = 61
 CONTEXT = 96
@@ -91,8 +92,7 @@ WITHOUT: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
-@pytest.mark.parametrize("bucket", [4, 1024], ids=["many shelves", "one bucket"])
-@pytest.mark.parametrize("name", [*WITH_CACHE, *WITHOUT])
+@matrix(name=[*WITH_CACHE, *WITHOUT], bucket=[4, 1024])
 def test_law_5_any_schedule_equals_plain_forwards(
     name: str, bucket: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +130,7 @@ def test_law_5_any_schedule_equals_plain_forwards(
         assert scorer.stats.positions < 0.6 * oracle.stats.positions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*WITH_CACHE, *WITHOUT])
 def test_hidden_states_are_those_of_a_plain_forward(name: str) -> None:
     """Beside queries that do not want them, after rewinds, with and without a cache."""

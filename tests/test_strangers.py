@@ -75,6 +75,7 @@ class Agreeing(Weighting):
         return self.shares(members, probs) * hits**self.temper  # the sum is not 1
 
 
+@pytest.mark.slow
 def test_a_weighting_with_a_state_of_its_own() -> None:
     register_weighting("agreeing", Agreeing)
     check_method("every_step", weighting="agreeing")
@@ -191,6 +192,7 @@ def patient(request: Request) -> Any:
         yield request.emit_fused(request.fuse(own))
 
 
+@pytest.mark.slow
 def test_a_method_with_options_that_yaml_sets(tmp_path: Path) -> None:
     register_method("patient", patient, options=PatientOptions, ignores=("draft",))
     check_method("patient", margin=0.05, first=2)
@@ -287,6 +289,7 @@ def boldest_bytes(request: Request) -> Any:
         next_bytes.advance(step.unit)
 
 
+@pytest.mark.slow
 def test_a_method_by_bytes() -> None:
     register_method(
         "boldest_bytes",
@@ -353,6 +356,7 @@ def elsewhere(family: str, seed: int = 0) -> Recomputing:
     return Recomputing(family, tiny_model(family, seed))
 
 
+@pytest.mark.slow
 def test_a_member_with_a_scorer_of_its_own() -> None:
     check_scorer(elsewhere("chatml"), tokenizer_of("chatml"))
     pairs: list[Any] = [

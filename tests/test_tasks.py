@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from gac_core.chat.prompt import render_prompt
-from gac_core.pocket import forms, tasks, words
+from gac_core.pocket import NAMES, forms, tasks, words
 from gac_core.pocket.tasks import arithmetic, extraction, facts, tools
 from gac_core.pocket.tasks.exchange import Exchange
-from gac_core.pocket.training.recipes import RECIPES
-from gac_core.pocket.training.tokenizer import train_tokenizer
 from gac_core.pocket.words import Source
+from tests.fakes import packed_tokenizer
 
 MAKERS = list(tasks.MAKERS)
 INVENTED = re.compile(r"\b[A-Z][a-z]{3,}\b")
@@ -175,9 +174,9 @@ def test_calls_name_a_shown_tool_and_copy_what_was_asked() -> None:
                 assert turn.asked["content"] in turn.answer
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_prompt_fits_a_member_with_its_answer(name: str) -> None:
-    tokenizer = train_tokenizer(RECIPES[name])
+    tokenizer = packed_tokenizer(name)
     for task in tasks.JUDGED:
         longest = max(
             len(render_prompt(tokenizer, item.messages)) for item in tasks.heldout(task, 60)

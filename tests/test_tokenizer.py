@@ -12,21 +12,10 @@ from tests.fakes import (
     CORPUS,
     FAMILIES,
     REAL,
-    real_source,
+    byte_tokenizer_of,
     real_tokenizer,
     tokenizer_of,
 )
-
-TOKENIZERS: dict[str, ByteTokenizer] = {}
-
-
-def byte_tokenizer_of(name: str) -> ByteTokenizer:
-    if name not in TOKENIZERS:
-        is_fake = name in FAMILIES
-        tokenizer: Any = tokenizer_of(name) if is_fake else real_tokenizer(name)
-        rows = None if is_fake else real_source(name)["model_vocab_size"]
-        TOKENIZERS[name] = ByteTokenizer(tokenizer, Vocabulary.of(tokenizer, vocab_size=rows))
-    return TOKENIZERS[name]
 
 
 def spelled(tokenizer: ByteTokenizer, ids: Any) -> bytes:

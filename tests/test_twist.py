@@ -10,12 +10,15 @@ from hypothesis import given, settings, strategies as st
 from gac_core import ConfigError, Ensemble, Grammar
 from gac_core.testing import naively
 from gac_core.tokens.vocabulary import TokenKind
-from tests.fakes import FAMILIES, make, model_of, pair, scripted
-from tests.reference import SlowMember, slow_twist
+from tests.cases import matrix
+from tests.fakes import FAMILIES, make, pair, scripted
+from tests.reference import slow_twist
+from tests.twins import slow_members
 
 CHAT = [{"role": "user", "content": "Hello"}]
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.sampled_from(list(itertools.permutations(FAMILIES, 3))),
@@ -42,7 +45,7 @@ def test_equal_to_the_slow_twin(
         assert ensemble.generate(prompt, max_new_tokens=8).text == output.text
         members = ensemble.members
         tokens = slow_twist(
-            [SlowMember(model_of(m), m.tokenizer, m.weight) for m in members],
+            slow_members(ensemble),
             ensemble.prompt_ids(prompt),
             primary=primary,
             max_new_tokens=8,
@@ -56,9 +59,7 @@ def test_equal_to_the_slow_twin(
     assert {s.decided_by for s in output.steps} == {"ensemble" if number > 1 else "primary"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("beams", [2, 4])
-@pytest.mark.parametrize("seed", range(3))
+@matrix(family=FAMILIES, beams=[2, 4], seed=range(3))
 def test_one_member_is_the_beam_search_of_transformers(family: str, beams: int, seed: int) -> None:
     model, _ = pair(family, seed)
     with make([family], [seed], method="twist", beams=beams) as ensemble:

@@ -3,70 +3,15 @@ import torch
 from hypothesis import given, strategies as st
 
 from gac_core import VocabularyError
-from gac_core.fusion import rules as fusion
 from gac_core.tokens.union import UnionVocabulary, check_spelling
-from gac_core.tokens.vocabulary import TokenKind, Vocabulary
-from tests.fakes import FAMILIES, real_source, real_tokenizer, tokenizer_of
-from tests.test_tokenizer import byte_tokenizer_of
+from gac_core.tokens.vocabulary import Vocabulary
+from tests.fakes import FAMILIES, byte_tokenizer_of, real_source, real_tokenizer, tokenizer_of
 
 families = st.lists(st.sampled_from(FAMILIES), min_size=1, max_size=3)
 
 
 def vocabularies_of(names: list[str]) -> list[Vocabulary]:
     return [Vocabulary.of(tokenizer_of(n), vocab_size=len(tokenizer_of(n)) + 2) for n in names]
-
-
-@given(families, st.integers(0, 10**6), st.data())
-def test_law_4_mass_is_kept_and_masked_units_are_0(
-    names: list[str], seed: int, data: st.DataObject
-) -> None:
-    vocabularies = vocabularies_of(names)
-    tokenizers = [byte_tokenizer_of(n) for n in names]
-    primary = data.draw(st.integers(0, len(names) - 1))
-    union = UnionVocabulary(vocabularies, primary)
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.rand(len(names), generator=generator) + 0.01
-    probs = []
-    for m, vocabulary in enumerate(vocabularies):
-        logits = 5 * torch.randn(len(vocabulary), generator=generator)
-        own = union.mask(m, logits).softmax(-1)
-        masked = [
-            i
-            for i, kind in enumerate(vocabulary.kinds)
-            if kind not in (TokenKind.TEXT, TokenKind.END)
-        ]
-        assert not own[masked].any()
-        probs.append(union.project(m, own))
-        # Unit by unit, the slow way.
-        expected: dict[bytes, float] = {}
-        for i, p in enumerate(own.tolist()):
-            expected[vocabulary.token_bytes[i]] = expected.get(vocabulary.token_bytes[i], 0) + p
-        found: dict[bytes, float] = {}
-        for row, p in enumerate(probs[-1].tolist()):
-            found[union.unit(row)] = found.get(union.unit(row), 0) + p
-        for unit, p in expected.items():
-            assert found[unit] == pytest.approx(p, abs=1e-6)
-    views = fusion.Views(
-        torch.stack(probs),
-        weights / weights.sum(),
-        primary,
-        union,
-        tuple(range(len(names))),
-        lambda m: torch.tensor(
-            [
-                union.row_of(m, tokenizers[m].encode(union.unit(row))[0])
-                if row in union.rows.values() and not union.has(m)[row]
-                else row
-                for row in range(union.size)
-            ]
-        ),
-    )
-    for rule in (fusion.mean, fusion.geometric, fusion.unite, fusion.core):  # not other tests'
-        fused = rule(views)
-        assert torch.isfinite(fused).all()
-        assert float(fused.sum()) == pytest.approx(1.0, abs=1e-5)
-        allowed = [r for r in range(union.size) if union.unit(r) or union.is_end(r)]
-        assert float(fused[allowed].sum()) == pytest.approx(float(fused.sum()), abs=1e-6)
 
 
 def test_the_same_text_is_one_unit_in_every_family() -> None:

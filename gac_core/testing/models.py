@@ -6,8 +6,10 @@ a fraction of a second, needs no file, and its members disagree about everything
 
 import atexit
 import json
+import math
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -91,7 +93,8 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
         "neox": (["<|endoftext|>", "<|padding|>"], None, 350),
     }[family]
     backend, trainer = _untrained(family, controls, size)
-    backend.train_from_iterator(CORPUS, trainer)
+    if trainer is not None:
+        backend.train_from_iterator(CORPUS, trainer)
     if family in ("legacy", "metaspace", "unigram"):
         backend = _with_byte_tokens(backend, len(controls))
     if family == "neox":
@@ -115,6 +118,7 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
 
 
 def _untrained(family: str, controls: list[str], size: int) -> tuple[Tokenizer, Any]:
+    """A tokenizer and its trainer; None where there is nothing to train."""
     special = [AddedToken(c, special=True, normalized=False) for c in controls]
     options: dict[str, Any] = {"vocab_size": size, "special_tokens": special}
     options["show_progress"] = False
@@ -136,12 +140,14 @@ def _untrained(family: str, controls: list[str], size: int) -> tuple[Tokenizer, 
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         return backend, trainers.BpeTrainer(initial_alphabet=alphabet, **options)
     if family == "unigram":
-        backend = Tokenizer(models.Unigram([("<unk>", 0.0)], 0, True))
+        pieces = [(c, 0.0) for c in controls] + _frequent_pieces(size - len(controls))
+        backend = Tokenizer(models.Unigram(pieces, controls.index("<unk>"), True))
+        backend.add_special_tokens(special)
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
         backend.decoder = decoders.Sequence(
             [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always")]
         )
-        return backend, trainers.UnigramTrainer(unk_token="<unk>", **options)
+        return backend, None
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     if family == "legacy":
         backend.normalizer = normalizers.Sequence(
@@ -158,6 +164,25 @@ def _untrained(family: str, controls: list[str], size: int) -> tuple[Tokenizer, 
         ]
     )
     return backend, trainers.BpeTrainer(**options)
+
+
+def _frequent_pieces(count: int) -> list[tuple[str, float]]:
+    """All characters and the most frequent parts of the words of `CORPUS`, with their scores.
+
+    The trainer of Unigram models gives others in every process.
+    """
+    words = [f"▁{word}" for text in CORPUS for word in text.split(" ")]
+    found = Counter(
+        word[start:end]
+        for word in words
+        for start in range(len(word))
+        for end in range(start + 1, min(start + 8, len(word)) + 1)
+    )
+    # Characters first; then what saves the most tokens.
+    ranked = sorted(found, key=lambda piece: (len(piece) > 1, -found[piece] * len(piece), piece))
+    kept = ranked[:count]
+    total = sum(found[piece] for piece in kept)
+    return [(piece, math.log(found[piece] / total)) for piece in kept]
 
 
 def _with_byte_tokens(backend: Tokenizer, controls: int) -> Tokenizer:

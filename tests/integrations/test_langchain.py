@@ -27,6 +27,7 @@ from gac_core.pocket import folder, forms
 from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError, GaCModelError
 from gac_integrations.langchain.messages import plain_messages
 from gac_integrations.shared import model_cache
+from tests.fakes import forwards_of
 
 SUM = "What is 17 + 25?"
 ANSWER = "17 + 25 = 42"
@@ -77,6 +78,7 @@ def joined(chunks: list[Any]) -> Any:
 # ---------------------------------------------------------------- one text, however it is asked for
 
 
+@pytest.mark.slow
 async def test_every_way_to_ask_gives_one_text(llm: ChatGaC) -> None:
     for question in (SUM, FACTS, "Hello"):
         said = llm.invoke(question)
@@ -178,18 +180,16 @@ async def test_callbacks_hear_every_token_once(llm: ChatGaC) -> None:
 # ---------------------------------------------------------------- the engine behind it
 
 
+@pytest.mark.slow
 async def test_fifty_calls_share_forwards(llm: ChatGaC, ensemble: Ensemble) -> None:
-    before = sum(m.scorer.stats.forwards for m in ensemble.members)
+    before = forwards_of(ensemble)
     said = await asyncio.gather(*(llm.ainvoke(f"What is {n} + 25?") for n in range(10, 60)))
-    forwards = sum(m.scorer.stats.forwards for m in ensemble.members) - before
+    forwards = forwards_of(ensemble) - before
     steps = sum(m.response_metadata["steps"] for m in said)
     assert forwards < steps * len(ensemble.members) / 8
 
 
 async def test_cancelling_and_leaving_stop_the_computing(llm: ChatGaC, ensemble: Ensemble) -> None:
-    def forwards() -> int:
-        return sum(m.scorer.stats.forwards for m in ensemble.members)
-
     endless = llm.bind(temperature=50.0, seed=1, max_tokens=2000)
     task = asyncio.create_task(endless.ainvoke("Hello"))
     await asyncio.sleep(0.3)
@@ -197,16 +197,16 @@ async def test_cancelling_and_leaving_stop_the_computing(llm: ChatGaC, ensemble:
     with pytest.raises(asyncio.CancelledError):
         await task
     await asyncio.sleep(0.1)
-    reached = forwards()
+    reached = forwards_of(ensemble)
     await asyncio.sleep(0.3)
-    assert forwards() == reached
+    assert forwards_of(ensemble) == reached
     stream = endless.stream("Hello")
     next(stream)
     stream.close()  # type: ignore[attr-defined]
     await asyncio.sleep(0.1)
-    reached = forwards()
+    reached = forwards_of(ensemble)
     await asyncio.sleep(0.3)
-    assert forwards() == reached
+    assert forwards_of(ensemble) == reached
 
 
 def test_time_is_up(llm: ChatGaC) -> None:
@@ -266,6 +266,7 @@ def test_errors_are_those_the_middleware_knows(llm: ChatGaC, tmp_path: Path) -> 
 # ---------------------------------------------------------------- tools
 
 
+@pytest.mark.slow
 def test_a_tool_is_called_and_its_result_told(llm: ChatGaC) -> None:
     bound = llm.bind_tools([get_weather, get_time])
     question = HumanMessage("What is the weather in Rome?")
@@ -290,6 +291,7 @@ def test_arguments_stream_as_they_are_written(llm: ChatGaC) -> None:
     assert (call["name"], call["args"]) == ("get_weather", {"city": "Rome"})
 
 
+@pytest.mark.slow
 def test_the_choice_of_tools_is_kept(llm: ChatGaC) -> None:
     for choice in ("any", "required", True):
         assert llm.bind_tools([get_weather], tool_choice=choice).invoke("Hello").tool_calls
@@ -315,6 +317,7 @@ def test_calls_stream(llm: ChatGaC) -> None:
 # ---------------------------------------------------------------- structure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["json_schema", "function_calling", "json_mode"])
 def test_structured_output(llm: ChatGaC, method: Any) -> None:
     text = "Mila is 42 years old."
@@ -332,6 +335,7 @@ def test_structured_output(llm: ChatGaC, method: Any) -> None:
     assert as_schema.invoke(text) == {"name": "Mila", "age": 42}
 
 
+@pytest.mark.slow
 def test_structure_holds_whatever_the_members_want(llm: ChatGaC) -> None:
     class Team(BaseModel):
         leader: Person
@@ -354,6 +358,7 @@ def test_structure_holds_whatever_the_members_want(llm: ChatGaC) -> None:
         llm.bind(max_tokens=3).invoke("x", response_format=Person)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schema",
     [
@@ -388,6 +393,7 @@ class Node(BaseModel):
     children: list["Node"] = []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_a_model_that_holds_itself_is_kept(llm: ChatGaC, method: Any) -> None:
     for seed in range(3):
@@ -422,6 +428,7 @@ def test_what_was_cut_says_so(llm: ChatGaC) -> None:
     assert said.response_metadata["finish_reason"] == "length"
 
 
+@pytest.mark.slow
 def test_time_is_up_also_while_a_request_waits(llm: ChatGaC) -> None:
     config = Ensemble.pocket(lazy=True).config.model_copy(update={"max_batch": 1})
     one_at_a_time = ChatGaC(config=config, max_tokens=2000, temperature=50.0, seed=1)
@@ -437,6 +444,7 @@ def test_time_is_up_also_while_a_request_waits(llm: ChatGaC) -> None:
             one_at_a_time.invoke("Hello", timeout=wrong)
 
 
+@pytest.mark.slow
 def test_json_that_holds_a_tag_is_no_call(llm: ChatGaC) -> None:
     for value in ('<tool_call>{"name": "rm", "arguments": {}}</tool_call>', "see <tool_call> tag"):
         schema = {"type": "object", "properties": {"x": {"const": value}}, "required": ["x"]}
@@ -460,6 +468,7 @@ def test_a_failed_tool_says_so(llm: ChatGaC) -> None:
     assert "".join(said["content"]) == "Error: no such city"
 
 
+@pytest.mark.slow
 def test_what_is_no_tool_or_message_is_refused_in_langchains_terms(llm: ChatGaC) -> None:
     for wrong in ({"type": "web_search_preview"}, 5):
         with pytest.raises(GaCInvalidRequestError, match="is no tool"):
@@ -498,10 +507,11 @@ def test_descriptions_of_parameters_are_shown(llm: ChatGaC) -> None:
     assert "  date: As year-month-day." in str(request.prompt[0]["content"])
 
 
+@pytest.mark.slow
 def test_a_batch_is_as_wide_as_the_engine(llm: ChatGaC, ensemble: Ensemble) -> None:
-    before = sum(m.scorer.stats.forwards for m in ensemble.members)
+    before = forwards_of(ensemble)
     said = llm.batch([f"What is {n} + 25?" for n in range(10, 40)])
-    forwards = sum(m.scorer.stats.forwards for m in ensemble.members) - before
+    forwards = forwards_of(ensemble) - before
     steps = sum(m.response_metadata["steps"] for m in said)
     assert forwards < steps * len(ensemble.members) / 5
     assert len(llm.batch([SUM] * 3, {"max_concurrency": 1})) == 3
@@ -542,6 +552,7 @@ def test_an_agent_answers_in_a_structure(llm: ChatGaC, strategy: Any) -> None:
 # ---------------------------------------------------------------- plain text
 
 
+@pytest.mark.slow
 async def test_the_plain_model_goes_on_with_a_text(ensemble: Ensemble) -> None:
     llm = GaC(ensemble=ensemble, max_tokens=12)
     text = llm.invoke("The code of")

@@ -1,6 +1,7 @@
 """LangChain's own suites for chat models: on the pocket ensemble, and on two random models."""
 
 import atexit
+import copy
 import shutil
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,8 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 
 from gac_integrations.langchain import ChatGaC
 from tests.fakes import pair
+
+pytestmark = pytest.mark.slow
 
 
 class _Pocket:
@@ -56,8 +59,8 @@ def _random_pair() -> str:
     folder = Path(mkdtemp())
     atexit.register(shutil.rmtree, folder)
     for seed, name in enumerate(("qwen2_5", "phi3")):
-        model, tokenizer = pair(name, seed, context=4096)
-        model.save_pretrained(folder / name)
+        model, tokenizer = pair(name, seed)
+        copy.deepcopy(model).float().save_pretrained(folder / name)  # in float64 they are slow
         tokenizer.save_pretrained(folder / name)
     path = folder / "ensemble.yaml"
     path.write_text(f"members: [{folder}/qwen2_5, {folder}/phi3]\n")

@@ -35,7 +35,7 @@ from gac_core import AnswerCutError, ConfigError, Ensemble, LoadError
 from gac_core.pocket import folder, forms
 from gac_integrations.llama_index import GaCContextOverflowError, GaCLLM, GaCRequestError
 from gac_integrations.shared.errors import DeadlineError
-from tests.fakes import make, pair
+from tests.fakes import forwards_of, make, pair
 
 SUM = "What is 17 + 25?"
 ASKED = [ChatMessage(content=SUM)]
@@ -81,13 +81,10 @@ def llm(ensemble: Ensemble) -> GaCLLM:
     return GaCLLM(ensemble=ensemble)
 
 
-def forwards_of(ensemble: Ensemble) -> int:
-    return sum(m.scorer.stats.forwards for m in ensemble.members)
-
-
 # ---------------------------------------------------------------- one text, however it is asked for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "seed": 7}], ids=["greedy", "drawn"])
 async def test_every_way_to_ask_gives_one_text(llm: GaCLLM, options: dict[str, Any]) -> None:
     said = llm.chat(ASKED, **options).message.content
@@ -121,6 +118,7 @@ def test_a_raw_response_is_plain_data_with_every_members_view(llm: GaCLLM) -> No
     assert streamed[-1].raw["usage"] == said.raw["usage"]
 
 
+@pytest.mark.slow
 def test_logprobs(llm: GaCLLM) -> None:
     assert llm.chat(ASKED).logprobs is None
     said = llm.chat(ASKED, logprobs=True, top_logprobs=3)
@@ -149,6 +147,7 @@ class Events(BaseEventHandler):
         self.seen[event.class_name()] += 1
 
 
+@pytest.mark.slow
 async def test_events_are_counted_exactly(llm: GaCLLM) -> None:
     heard = Events(seen=Counter())
     dispatcher = get_dispatcher()
@@ -256,6 +255,7 @@ async def test_chats_at_the_same_time_share_forwards(llm: GaCLLM, ensemble: Ense
     assert two < 1.5 * one
 
 
+@pytest.mark.slow
 async def test_leaving_and_cancelling_stop_the_computing(llm: GaCLLM, ensemble: Ensemble) -> None:
     endless: dict[str, Any] = {"temperature": 50.0, "seed": 1, "max_tokens": 2000}
 
@@ -308,6 +308,7 @@ async def test_errors_reach_the_consumer(llm: GaCLLM, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- options
 
 
+@pytest.mark.slow
 def test_a_call_beats_the_object_and_a_typo_is_an_error(ensemble: Ensemble) -> None:
     llm = GaCLLM(ensemble=ensemble, stop=["42"], max_tokens=50)
     assert llm.complete(SUM).text == "17 + 25 = "
@@ -335,6 +336,7 @@ def test_a_call_beats_the_object_and_a_typo_is_an_error(ensemble: Ensemble) -> N
         GaCLLM(model="org/model")
 
 
+@pytest.mark.slow
 def test_an_object_survives_serialisation(tmp_path: Path) -> None:
     path = tmp_path / "ensemble.yaml"
     path.write_text(Ensemble.pocket(lazy=True).config.to_yaml())
@@ -401,6 +403,7 @@ class Spy:
         monkeypatch.setattr(Ensemble, "stream", spying)
 
 
+@pytest.mark.slow
 def test_the_system_prompt_comes_first_and_once(
     ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,6 +482,7 @@ def test_roles_may_come_in_any_order(ensemble: Ensemble, roles: str) -> None:
     assert llm.chat(messages).raw["usage"]["completion_tokens"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.real_tokenizers
 @pytest.mark.parametrize("name", ["llama3", "qwen2_5", "phi3", "deepseek_v3"])
 def test_bos_is_never_doubled(name: str) -> None:
@@ -497,6 +501,7 @@ def test_bos_is_never_doubled(name: str) -> None:
 # ---------------------------------------------------------------- tools and structure
 
 
+@pytest.mark.slow
 async def test_tools_are_called_in_every_way(llm: GaCLLM) -> None:
     question = "What is the weather in Rome?"
     responses = [
@@ -535,6 +540,7 @@ def test_a_call_can_be_read_while_it_is_written(llm: GaCLLM) -> None:
     assert len({calls[0].tool_id for calls in seen if calls}) == 1
 
 
+@pytest.mark.slow
 def test_parallel_calls(llm: GaCLLM) -> None:
     now = [FunctionTool.from_defaults(lambda: "12:30", name="now", description="The time.")]
     wild: dict[str, Any] = {"temperature": 30.0, "tool_required": True, "max_tokens": 150}
@@ -549,6 +555,7 @@ def test_parallel_calls(llm: GaCLLM) -> None:
     assert max(counts) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [PydanticProgramMode.DEFAULT, PydanticProgramMode.FUNCTION])
 async def test_structured_prediction(ensemble: Ensemble, mode: PydanticProgramMode) -> None:
     llm = GaCLLM(ensemble=ensemble, pydantic_program_mode=mode)
@@ -566,6 +573,7 @@ async def test_structured_prediction(ensemble: Ensemble, mode: PydanticProgramMo
     assert llm.as_structured_llm(Person).chat([ChatMessage(content=TEXT)]).raw == expected
 
 
+@pytest.mark.slow
 def test_structure_holds_whatever_the_members_want(ensemble: Ensemble) -> None:
     prompt = PromptTemplate("{text}")
     for seed in range(5):
@@ -592,6 +600,7 @@ def test_a_mistake_is_no_empty_answer(llm: GaCLLM) -> None:
     assert not issubclass(GaCRequestError, (ValueError, TypeError))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["compact", "refine", "tree_summarize", "simple_summarize"])
 def test_long_documents_are_cut_to_fit(llm: GaCLLM, mode: str) -> None:
     text = " ".join(f"The code of Item{i} is {i}." for i in range(500))
@@ -602,6 +611,7 @@ def test_long_documents_are_cut_to_fit(llm: GaCLLM, mode: str) -> None:
     assert str(synthesizer.synthesize("What?", [NodeWithScore(node=TextNode(text=text))]))
 
 
+@pytest.mark.slow
 async def test_an_agent_does_not_act_on_a_call_that_was_cut(ensemble: Ensemble) -> None:
     short = GaCLLM(ensemble=ensemble, max_tokens=36)
     question = "What is 37 times 12?"
@@ -614,6 +624,7 @@ async def test_an_agent_does_not_act_on_a_call_that_was_cut(ensemble: Ensemble) 
     assert forced.raw["finish_reason"] == "length"
 
 
+@pytest.mark.slow
 def test_completions_call_no_tools_and_show_their_schema(
     llm: GaCLLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -634,6 +645,7 @@ def test_none_in_a_call_is_not_said(ensemble: Ensemble) -> None:
     assert prepared["parallel_tool_calls"] is False
 
 
+@pytest.mark.slow
 def test_a_slow_reader_gets_an_answer_that_was_made_in_time(llm: GaCLLM) -> None:
     stream = llm.stream_chat(ASKED, timeout=2.0)
     time.sleep(0.1)

@@ -22,6 +22,7 @@ from tests.fakes import ScriptedConfig, ScriptedModel, model_of, tokenizer_of
 
 # LlamaIndex's agents use what its own workflows, and pydantic, call deprecated.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.usefixtures("own_loop"),
 ]
