@@ -2,9 +2,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: setup demo format lint types quick-tests tests all-tests quick test test-all clean
+.PHONY: setup demo format lint types tests quick test test-all clean
 
 setup: .venv/ready
 
@@ -27,21 +26,16 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-quick-tests: setup
-	$(PYTEST) -m "not wide and not slow"
-
+# The tests that MARKS selects, on all cores; a worker can take 3 GB for the real tokenizers.
 tests: setup
-	$(PYTEST) -m "not wide"
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m "$(MARKS)"
 
-all-tests: setup
-	$(PYTEST)
-
-quick: setup # while editing
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync lint types quick-tests
-
-test: lint types tests
-
-test-all: lint types all-tests # every combination in the matrices of the laws
+# What is wrong shows in a minute (quick), in some minutes (test), or wherever it hides (test-all).
+quick: MARKS = not (wide or slow or real_tokenizers)
+test: MARKS = not wide
+test-all: MARKS =
+quick test test-all: lint
+	@$(MAKE) --no-print-directory -j2 types tests MARKS="$(MARKS)"
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -37,6 +38,7 @@ def prepared() -> Iterator[None]:
     from tests.memo import made_once
 
     torch.set_num_threads(1)
+    gc.freeze()  # what is imported is there to stay: no collection need look at it
     with made_once():
         yield
 
