@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo format lint types tests test clean
+.PHONY: setup demo format lint types tests quick test test-all clean
 
 setup: .venv/ready
 
@@ -26,10 +26,16 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# The tests that MARKS selects, on all cores; a worker can take 3 GB for the real tokenizers.
 tests: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m "$(MARKS)"
 
-test: lint types tests
+# What is wrong shows in a minute (quick), in some minutes (test), or wherever it hides (test-all).
+quick: MARKS = not (wide or slow or real_tokenizers)
+test: MARKS = not wide
+test-all: MARKS =
+quick test test-all: lint
+	@$(MAKE) --no-print-directory -j2 types tests MARKS="$(MARKS)"
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

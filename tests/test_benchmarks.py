@@ -67,10 +67,11 @@ def test_timers_add_up_to_the_whole() -> None:
 
 
 @pytest.mark.slow
-def test_texts_under_random_grammars_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [8, pytest.param(30, marks=pytest.mark.wide)])
+def test_texts_under_random_grammars_are_valid(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SHAPES, "small", TINY)
-    figures = grammar.measured(30, ["small"], TINY)
-    assert figures["json_schema"]["valid"] == figures["tools"]["valid"] == 30
+    figures = grammar.measured(count, ["small"], TINY)
+    assert figures["json_schema"]["valid"] == figures["tools"]["valid"] == count
     assert figures["cost_small"]["mask_ms"] > 0
     with pytest.raises(ValueError, match="not calls alone"):
         grammar.check_calls({}, "Hello")

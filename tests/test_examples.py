@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from llama_index_instrumentation import get_dispatcher
@@ -42,15 +41,6 @@ def name_of(path: Path) -> str:
     return path.relative_to(FOLDER).with_suffix("").as_posix()
 
 
-def programs() -> list[Any]:
-    """All examples; an interpreter is started for the first of each folder only, but for `wide`."""
-    first = {path.parent: path for path in reversed(EXAMPLES)}
-    return [
-        pytest.param(path, marks=() if first[path.parent] == path else pytest.mark.wide)
-        for path in EXAMPLES
-    ]
-
-
 def assert_says(path: Path, out: str, err: str) -> None:
     for said in SAYS[name_of(path)]:
         assert said in out
@@ -82,7 +72,11 @@ def test_every_example_runs(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", programs(), ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=() if name_of(p) == "answer" else pytest.mark.wide) for p in EXAMPLES],
+    ids=name_of,
+)
 def test_every_example_runs_as_a_program(path: Path) -> None:
     """As a user would run it, from its own folder."""
     done = subprocess.run(

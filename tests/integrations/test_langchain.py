@@ -27,7 +27,7 @@ from gac_core.pocket import folder, forms
 from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError, GaCModelError
 from gac_integrations.langchain.messages import plain_messages
 from gac_integrations.shared import model_cache
-from tests.fakes import forwards_of
+from tests.fakes import assert_rests, forwards_of
 
 SUM = "What is 17 + 25?"
 ANSWER = "17 + 25 = 42"
@@ -196,17 +196,11 @@ async def test_cancelling_and_leaving_stop_the_computing(llm: ChatGaC, ensemble:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.sleep(0.1)
-    reached = forwards_of(ensemble)
-    await asyncio.sleep(0.3)
-    assert forwards_of(ensemble) == reached
+    await asyncio.to_thread(assert_rests, ensemble)
     stream = endless.stream("Hello")
     next(stream)
     stream.close()  # type: ignore[attr-defined]
-    await asyncio.sleep(0.1)
-    reached = forwards_of(ensemble)
-    await asyncio.sleep(0.3)
-    assert forwards_of(ensemble) == reached
+    await asyncio.to_thread(assert_rests, ensemble)
 
 
 def test_time_is_up(llm: ChatGaC) -> None:
