@@ -1,7 +1,9 @@
 import asyncio
 import gc
 import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,6 +21,8 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
+QUICK_SECONDS = 5  # more than this no test takes that is not marked slow
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from tests.fakes import REAL_FOLDER
@@ -28,6 +32,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("real_tokenizers"):
                 item.add_marker(missing)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Keep `make quick` quick, by the time that the processor takes, however busy it is."""
+    before = time.process_time()
+    yield
+    taken = time.process_time() - before
+    if taken > QUICK_SECONDS and "slow" in item.config.option.markexpr:
+        pytest.fail(f"{taken:.1f} s of processor time: mark it slow, or make it shorter")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,6 +64,26 @@ def ensemble() -> Iterator[Any]:
 
     with make(["byte_level", "legacy"]) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two model folders as `save_pretrained` writes them."""
+    from tests.fakes import pair
+
+    root = tmp_path_factory.mktemp("models")
+    for family in ("chatml", "legacy"):
+        model, tokenizer = pair(family)
+        model.save_pretrained(root / family)
+        tokenizer.save_pretrained(root / family)
+    return root / "chatml", root / "legacy"
+
+
+@pytest.fixture
+def folders(saved: tuple[Path, Path]) -> tuple[str, str]:
+    """The same as arguments of the command line."""
+    first, second = saved
+    return str(first), str(second)
 
 
 @pytest.fixture

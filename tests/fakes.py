@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def real_source(name: str) -> dict[str, Any]:
     return dict(json.loads((REAL_FOLDER / name / "SOURCE.json").read_text()))
 
 
-@cache
+@lru_cache(maxsize=6)  # each takes up to 80 MB
 def real_pair(name: str, seed: int = 0) -> tuple[PreTrainedModel, Any]:
     """A random model for a real tokenizer."""
     tokenizer, source = real_tokenizer(name), real_source(name)
@@ -104,6 +104,16 @@ def model_of(member: Member) -> PreTrainedModel:
     """The transformers model of a member."""
     assert isinstance(member.scorer, LocalScorer)
     return member.scorer.model
+
+
+def two_scripts(
+    first: list[dict[str, float]], second: list[dict[str, float]], **options: Any
+) -> Ensemble:
+    """Two scripted members that read the raw prompt "Hello" as one token."""
+    a = scripted("byte_level", 1, first)
+    b = scripted("chatml", 1, second)
+    assert a[1].tokenize("Hello") == b[1].tokenize("Hello") == ["Hello"]
+    return Ensemble.from_models([a, b], names=["a", "b"], **options)
 
 
 def forwards_of(ensemble: Ensemble) -> int:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,10 +25,12 @@ from tests.fakes import (
     scripted,
     tiny_model,
     tokenizer_of,
+    two_scripts,
 )
 from tests.reference import chance_of_text, slow_chared
 from tests.twins import WEIGHTS, assert_as_slow, assert_equal_to_twin, slow_members
 
+chared_scripts = partial(two_scripts, method="chared")
 CHAT = [{"role": "user", "content": "Hello"}]
 
 
@@ -161,16 +164,8 @@ def test_every_view_has_mass_1(paths: Any) -> None:
                 state.advance(byte)
 
 
-def two_scripts(
-    first: list[dict[str, float]], second: list[dict[str, float]], **options: Any
-) -> Ensemble:
-    """Two scripted members that read the raw prompt "Hello" as one token."""
-    models = [scripted("byte_level", 1, first), scripted("chatml", 1, second)]
-    return Ensemble.from_models(models, names=["a", "b"], method="chared", **options)
-
-
 def test_tokens_that_begin_alike_add_up() -> None:
-    with two_scripts(
+    with chared_scripts(
         [{"Hello": 0.4, "H": 0.2, ".": 0.4}], [{"Hello": 0.3, ".": 0.7}], weights=[3, 1]
     ) as ensemble:
         step = ensemble.generate("Hello", max_new_tokens=1, logprobs=True).steps[0]
@@ -186,7 +181,7 @@ def test_tokens_that_begin_alike_add_up() -> None:
 def test_members_are_asked_only_where_a_token_ends() -> None:
     first = [{"Hello": 1.0}, {"<|endoftext|>": 1.0}]
     second = [{"H": 1.0}, {"e": 1.0}, {"l": 1.0}, {"l": 1.0}, {"o": 1.0}, {"<|im_end|>": 1.0}]
-    with two_scripts(first, second) as ensemble:
+    with chared_scripts(first, second) as ensemble:
         models = [m for m in map(model_of, ensemble.members) if isinstance(m, ScriptedModel)]
         for model in models:
             model.calls.clear()
@@ -217,7 +212,7 @@ def test_a_grammar_chooses_among_the_paths() -> None:
     """The top path is "!!", of which the second may not come: "!" alone goes on."""
     first = [{"!": 0.2, "!!": 0.8}, {".": 1.0}, {"<|endoftext|>": 1.0}]
     second = [{"!": 0.2, "!!": 0.8}, {".": 1.0}, {"<|im_end|>": 1.0}]
-    with two_scripts(first, second) as ensemble:
+    with chared_scripts(first, second) as ensemble:
         output = ensemble.generate("Hello", max_new_tokens=3, grammar=Grammar.choice(["!", "!."]))
     assert output.text == "!."
     assert output.steps[1].logprob == pytest.approx(0, abs=1e-4)

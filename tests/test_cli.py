@@ -21,17 +21,7 @@ from gac_core.config_template import commented_yaml
 from gac_core.evaluation.results import Result
 from gac_core.evaluation.systems import EvalOptions, OnSkip
 from gac_core.registry import METHODS
-from tests.fakes import pair, tokenizer_of
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    root = tmp_path_factory.mktemp("cli")
-    for family in ("chatml", "legacy"):
-        model, tokenizer = pair(family)
-        model.save_pretrained(root / family)
-        tokenizer.save_pretrained(root / family)
-    return str(root / "chatml"), str(root / "legacy")
+from tests.fakes import tokenizer_of
 
 
 def gac(*arguments: str) -> int:

@@ -28,10 +28,9 @@ from gac_core.registry import METHODS, register_method
 from gac_core.testing import assert_same
 from tests.fakes import FAMILIES, make, model_of, random_gate, scripted
 from tests.reference import slow_ensemble
-from tests.test_cli import folders, gac, models
+from tests.test_cli import gac, models
 from tests.twins import WEIGHTS, assert_equal_to_twin
 
-__all__ = ["folders"]  # a fixture
 QUESTION = [{"role": "user", "content": "What is 77 - 49?"}]
 
 

@@ -11,7 +11,7 @@ from gac_core import Ensemble
 from gac_core.fusion import rules as fusion
 from gac_core.tokens.union import UnionVocabulary
 from gac_core.tokens.vocabulary import TokenKind
-from tests.fakes import byte_tokenizer_of, scripted
+from tests.fakes import byte_tokenizer_of, scripted, two_scripts
 from tests.test_union import families, vocabularies_of
 
 
@@ -66,16 +66,6 @@ def test_law_4_mass_is_kept_and_masked_units_are_0(
         assert float(fused.sum()) == pytest.approx(1.0, abs=1e-5)
         allowed = [r for r in range(union.size) if union.unit(r) or union.is_end(r)]
         assert float(fused[allowed].sum()) == pytest.approx(float(fused.sum()), abs=1e-6)
-
-
-def two_scripts(
-    first: list[dict[str, float]], second: list[dict[str, float]], **options: Any
-) -> Ensemble:
-    """Two scripted members that read the raw prompt "Hello" as one token."""
-    a = scripted("byte_level", 1, first)
-    b = scripted("chatml", 1, second)
-    assert a[1].tokenize("Hello") == b[1].tokenize("Hello") == ["Hello"]
-    return Ensemble.from_models([a, b], names=["a", "b"], **options)
 
 
 def test_the_mean_decides_and_views_tell_why() -> None:

@@ -14,17 +14,6 @@ from tests.fakes import model_of, pair
 Folders = tuple[Path, Path]
 
 
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Folders:
-    """Two model folders as `save_pretrained` writes them."""
-    root = tmp_path_factory.mktemp("models")
-    for family in ("chatml", "legacy"):
-        model, tokenizer = pair(family)
-        model.save_pretrained(root / family)
-        tokenizer.save_pretrained(root / family)
-    return root / "chatml", root / "legacy"
-
-
 @pytest.fixture
 def broken(saved: Folders, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved[0], tmp_path / "model"))
