@@ -1,7 +1,6 @@
 import asyncio
 import gc
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-QUICK_SECONDS = 5  # more than this no test takes that is not marked slow
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     from tests.fakes import REAL_FOLDER
@@ -32,16 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("real_tokenizers"):
                 item.add_marker(missing)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Keep `make quick` quick, by the time that the processor takes, however busy it is."""
-    before = time.process_time()
-    yield
-    taken = time.process_time() - before
-    if taken > QUICK_SECONDS and "slow" in item.config.option.markexpr:
-        pytest.fail(f"{taken:.1f} s of processor time: mark it slow, or make it shorter")
 
 
 @pytest.fixture(scope="session", autouse=True)
