@@ -31,6 +31,7 @@ def examples_of(module: ModuleType) -> list[doctest.DocTest]:
 EXAMPLES = {module.__name__: found for module in modules() if (found := examples_of(module))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.usefixtures("own_loop")
 def test_the_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,7 +188,7 @@ MISTAKES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("method", "problem"), MISTAKES, ids=lambda v: getattr(v, "__name__", ""))
-@pytest.mark.parametrize("draft", [None, "ngrams"])
+@pytest.mark.parametrize("draft", [None, pytest.param("ngrams", marks=pytest.mark.slow)])
 def test_a_method_that_breaks_the_rules_is_told_so(
     method: Any, problem: str, draft: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
