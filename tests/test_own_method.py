@@ -163,6 +163,11 @@ def forgets_to_yield(request: Request) -> Any:
         request.emit_fused(request.fuse(request.read((yield request.ask()))))
 
 
+def forgets_to_yield_the_ask(request: Request) -> Any:
+    while not request.finished:
+        yield request.emit_fused(request.fuse(request.read(request.ask())))  # type: ignore[arg-type]
+
+
 def ends_early(request: Request) -> Any:
     yield request.ask()
 
@@ -181,6 +186,7 @@ MISTAKES: list[tuple[Any, str]] = [
     (unknown_member, "asked for member 9, but there are 2"),
     (never_emits, "without a step; it must emit one"),
     (forgets_to_yield, "emitted a step and did not yield it"),
+    (forgets_to_yield_the_ask, "`read` takes answers, not Ask: yield the ask"),
     (ends_early, "ended before the answer did"),
     (no_generator, "must be a generator function"),
     (emits_a_tensor, "must be a Fused with"),

@@ -63,8 +63,6 @@ class Agreeing(Weighting):
         self.guesses: dict[int, int] = {}
         yield from ()
 
-    reads_text = True
-
     def see(self, member: int, ids: Sequence[int], logits: torch.Tensor) -> None:
         if self.guesses.get(member) == ids[-1]:
             self.hits[member] += 1

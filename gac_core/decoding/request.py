@@ -154,8 +154,12 @@ class Request:
 
         Raises:
             NonFiniteLogitsError: some logits are NaN, infinite or all masked.
+            MethodError: there are no answers, since the ask was not yielded.
 
         """
+        if not isinstance(answers, Mapping):
+            what = f"answers, not {type(answers).__name__}"
+            raise MethodError(f"`read` takes {what}: yield the ask, read((yield request.ask()))")
         own = {}
         for m in sorted(answers):
             (scored,) = answers[m]

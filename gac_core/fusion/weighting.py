@@ -41,8 +41,14 @@ class Weighting:
 
     """
 
-    reads_text: ClassVar[bool] = False  # whether `see` has to be given every member's text
+    # Whether `see` has to be given every member's text; True for a subclass that overrides `see`.
+    reads_text: ClassVar[bool] = False
     reads_probs: ClassVar[bool] = True  # whether `weigh` looks at the distributions
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "see" in vars(cls) and "reads_text" not in vars(cls):
+            cls.reads_text = True
 
     def __init__(self, weights: torch.Tensor, temper: float) -> None:
         self.weights = weights
