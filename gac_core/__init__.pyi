@@ -5,9 +5,6 @@ from .config import (
     MemberConfig as MemberConfig,
     SamplingParams as SamplingParams,
 )
-from .decoding.byte_paths import (
-    NextBytes as NextBytes,
-)
 from .decoding.mixing import (
     Fused as Fused,
 )

@@ -167,6 +167,15 @@ class EnsembleConfig(Checked):
     temper: float = Field(
         1.0, ge=0.0, description="weighting: the exponent of that evidence; 0 is fixed"
     )
+    space: Literal["auto", "tokens", "scored", "bytes"] = Field(
+        "auto",
+        description="in which members meet: tokens (of all), scored (the primary's tokens, which "
+        "the others score by their bytes), or bytes; auto is tokens where all share one "
+        "vocabulary, else scored where the method can",
+    )
+    paths: Annotated[int, Field(ge=1, le=64)] | Literal["top"] = Field(
+        "top", description="space bytes: tokenisations of the text kept per member; top is 1"
+    )
     options: SerializeAsAny[MethodOptions] = Field(
         default_factory=MethodOptions, description="the options of the method", exclude=True
     )
@@ -229,6 +238,12 @@ class EnsembleConfig(Checked):
         for name in spec.ignores:
             if name in self.changed:
                 raise ValueError(f"{name} means nothing to method {self.method}; leave it out")
+        if self.space != "auto" and "space" not in spec.ignores and self.space not in spec.spaces:
+            raise ValueError(
+                f"method {self.method} runs in space {' or '.join(spec.spaces)}, not {self.space}"
+            )
+        if "paths" in self.changed and self.space != "bytes":
+            raise ValueError("paths needs space bytes (method chared)")
         if self.fusion not in FUSIONS.builtin:
             FUSIONS.get(self.fusion)
         if self.weighting == "fixed":

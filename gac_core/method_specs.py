@@ -12,15 +12,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from gac_core.errors import ConfigError
 
+# In which members meet: the union of their tokens, the primary's tokens as all members score them,
+# or bytes.
+SpaceName = Literal["tokens", "scored", "bytes"]
+
 # Names of the literature for ways to fuse at every step, and the options that each stands for.
 PRESETS: Final[dict[str, dict[str, str]]] = {
-    "unite": {"fusion": "unite"},
+    "gac": {"space": "tokens", "fusion": "mean"},
+    "unite": {"space": "tokens", "fusion": "unite"},
+    "core": {"space": "tokens", "fusion": "core"},
+    "chared": {"space": "bytes", "fusion": "mean"},
     "geometric": {"fusion": "geometric"},
-    "core": {"fusion": "core"},
     "packllm": {"weighting": "prompt"},
     "posterior": {"weighting": "posterior"},
     "entropy": {"weighting": "entropy"},
-    "mod": {"fusion": "mean", "weighting": "fixed", "history": "append"},
+    "mod": {"space": "tokens", "fusion": "mean", "weighting": "fixed", "history": "append"},
 }
 
 
@@ -124,7 +130,10 @@ class RelativePath:
     """Marks an option that names a file: in a YAML file, relative to that file's folder."""
 
 
-_IGNORABLE: Final = ("fusion", "weighting", "temper", "history", "draft", "draft_length")
+_IGNORABLE: Final = (
+    *("fusion", "weighting", "temper", "space", "paths", "history"),
+    *("draft", "draft_length"),
+)
 
 
 @dataclass(frozen=True)
@@ -140,9 +149,8 @@ class MethodSpec:
         ignores: options of the ensemble that mean nothing to it; giving one is an error.
         scores_text: whether its members score the text token by token with `Request.read`, which
             weightings by the text so far need.
-        space: what its answers are made of. "bytes" is for methods that emit single bytes; if all
-            members share one vocabulary, tokens are common units already, and `every_step` is run
-            in its place.
+        spaces: those in which it can run; the union of tokens alone by default. A method that asks
+            and emits by `Request.look` and `Request.write` runs in all of them.
         refuses: what else it refuses, in words for the docs.
         check: given an `EnsembleConfig` and `SamplingParams`, raises `ConfigError` for sampling
             that it can not follow.
@@ -172,7 +180,7 @@ class MethodSpec:
     options: type[MethodOptions] = MethodOptions
     ignores: tuple[str, ...] = ()
     scores_text: bool = True
-    space: Literal["tokens", "bytes"] = "tokens"
+    spaces: tuple[SpaceName, ...] = ("tokens",)
     refuses: str = ""
     check: Callable[[Any, Any], None] | None = None
     resource: Callable[[Any, Any], Any] | None = None
@@ -186,7 +194,9 @@ class MethodSpec:
             wrong = f"options has the names {shadowing} of its base class; rename them"
         elif isinstance(self.ignores, str) or set(self.ignores) - set(_IGNORABLE):
             wrong = f"ignores must name some of {_IGNORABLE}, not {self.ignores!r}"
-        elif self.space not in ("tokens", "bytes"):
-            wrong = f"space must be tokens or bytes, not {self.space!r}"
+        elif isinstance(self.spaces, str) or not set(self.spaces) <= set(get_args(SpaceName)):
+            wrong = f"spaces must be some of {get_args(SpaceName)}, not {self.spaces!r}"
+        elif not self.spaces:
+            wrong = "spaces must name at least one"
         if wrong:
             raise ConfigError(f"method {self.name}: {wrong}")

@@ -104,7 +104,6 @@ METHODS: Final = Registry[MethodSpec](
         "every_step": "gac_core.methods.every_step:SPEC",
         "cascade": "gac_core.methods.cascade:SPEC",
         "safe": "gac_core.methods.safe:SPEC",
-        "chared": "gac_core.methods.chared:SPEC",
         "twist": "gac_core.methods.twist:SPEC",
         "co_llm": "gac_core.methods.co_llm:SPEC",
     },

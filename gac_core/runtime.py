@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from typing import Final
 
 from gac_core.chat.prompt import Prompt, check_text, has_leading_space, render_prompt
 from gac_core.config import EnsembleConfig, SamplingParams
@@ -13,12 +14,14 @@ from gac_core.grammar.constraint import Constraint, GrammarEngine
 from gac_core.members.base import Member, Scorer
 from gac_core.members.loading import Loaded
 from gac_core.members.local import LocalScorer
-from gac_core.method_specs import MethodSpec
+from gac_core.method_specs import MethodSpec, SpaceName
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
 from gac_core.tokens.spaces import BYTES
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.union import UnionVocabulary, check_spelling
 from gac_core.tokens.vocabulary import Vocabulary
+
+_BEST_SPACES: Final[tuple[SpaceName, ...]] = ("scored", "bytes", "tokens")  # for `auto`
 
 
 class Runtime:
@@ -56,14 +59,14 @@ class Runtime:
         primary = self.members[config.primary]
         vocabularies = [member.tokenizer.vocabulary for member in self.members]
         self.union = UnionVocabulary(vocabularies, config.primary, primary.scorer.device)
-        is_by_bytes = spec.space == "bytes"
-        if is_by_bytes and self.union.is_shared:  # tokens are common units already
-            spec, is_by_bytes = METHODS.get("every_step"), False
+        space = _space(config, spec, self.union)
+        units = {"tokens": self.union, "bytes": BYTES}.get(space)
         self.method: Method = spec.method
         self._shared = SharedState(
             self.members,
             self.union,
-            BYTES if is_by_bytes else self.union,
+            space,
+            units or UnionVocabulary([primary.tokenizer.vocabulary], 0, primary.scorer.device),
             config,
             FUSIONS.get(config.fusion),
             WEIGHTINGS.get(config.weighting),
@@ -135,6 +138,15 @@ class Runtime:
         return self.grammars.constraint(sampling.grammar, sampling.max_new_tokens, contexts)
 
 
+def _space(config: EnsembleConfig, spec: MethodSpec, union: UnionVocabulary) -> SpaceName:
+    """The space in which the members meet: tokens if all share one vocabulary."""
+    if union.is_shared:
+        return "tokens"
+    if config.space != "auto":
+        return config.space
+    return next(space for space in _BEST_SPACES if space in spec.spaces)
+
+
 def _member(loaded: Loaded, weight: float) -> Member:
     model = loaded.model
     scorer = model if isinstance(model, Scorer) else LocalScorer(model, loaded.name)
@@ -150,6 +162,7 @@ def _member(loaded: Loaded, weight: float) -> Member:
         ByteTokenizer(loaded.tokenizer, vocabulary),
         weight,
         has_leading_space(loaded.tokenizer, vocabulary),
+        reads_transcript=not loaded.tokenizer.chat_template,
     )
 
 

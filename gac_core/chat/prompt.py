@@ -27,9 +27,12 @@ _MARKS: Final = frozenset("\U000f0000\U000f0001")  # see `_check_marks`
 _TOO_LONG: Final = "sequence-length-is-longer-than-the-specified-maximum"
 
 # For members without a template of their own (base models).
+# Base models answer more questions asked so than as "User:" and "Assistant:".
 TRANSCRIPT_TEMPLATE: Final = (
-    "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
+    "{% set labels = {'user': 'Question', 'assistant': 'Answer'} %}"
+    "{% for m in messages %}{{ labels.get(m.role, m.role | capitalize) }}: {{ m.content }}\n"
+    "{% if m.role != 'user' %}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Answer:{% endif %}"
 )
 
 

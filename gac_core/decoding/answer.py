@@ -4,31 +4,30 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import Self
+from typing import Final, Self
 
 import torch
 
 from gac_core.config import SamplingParams
 from gac_core.decoding.leading_space import LeadingSpace, Spelling
 from gac_core.decoding.sampling import Sampler, top_row
+from gac_core.decoding.shared_state import SharedState
 from gac_core.errors import MethodError
 from gac_core.grammar.constraint import Constraint
-from gac_core.members.base import Member
 from gac_core.outputs import DecidedBy, MemberView, Step
 from gac_core.tokens.history import History
-from gac_core.tokens.spaces import BYTES, PrimaryRows, Space
-from gac_core.tokens.union import UnionVocabulary
+from gac_core.tokens.spaces import BYTES, Space
+
+_MOST_AGREED: Final = 64  # rows among which the best one is that contradicts no agreed byte
 
 
 class Answer:
     """The text written so far, in each member's own ids, and how it may go on.
 
     Args:
-        members: of the ensemble.
-        union: of their vocabularies.
+        shared: the state that all requests of the ensemble share.
         prompts: each member's prompt ids.
         sampling: how units are chosen; its seed is set.
-        reencode: how histories take in units; see `History`.
         is_chat: whether the answer begins a turn of its own, so that a leading space may be a
             matter of spelling.
         constraint: the grammar the answer is held to.
@@ -38,7 +37,8 @@ class Answer:
         sampler: chooses from distributions.
         leading_space: the space that may stand before the answer.
         histories: what each member has read, by member index.
-        position: the number of units that were emitted.
+        position: the number of steps that were emitted.
+        drawn: the number of rows that were chosen: one a step, or one a byte.
         was_truncated: whether the token budget forced the shortest completion of the grammar
             instead of the unit that was chosen.
 
@@ -46,31 +46,30 @@ class Answer:
 
     def __init__(
         self,
-        members: Sequence[Member],
-        union: UnionVocabulary,
+        shared: SharedState,
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         *,
-        reencode: bool,
         is_chat: bool,
         constraint: Constraint | None,
     ) -> None:
-        self._members = members
-        self._union = union
+        self._shared = shared
         self._sampling = sampling
+        primary = shared.config.primary
         self.constraint = constraint
         self.sampler = Sampler(sampling)
-        self.leading_space = LeadingSpace(members, union, is_chat=is_chat)
+        self.leading_space = LeadingSpace(shared.members, shared.units, primary, is_chat=is_chat)
         self.position = 0
+        self.drawn = 0
         self.was_truncated = False
         self.histories = tuple(
             History(
                 ids,
                 member.tokenizer,
-                reencode=reencode,
+                reencode=shared.reencodes(m),
                 context_size=member.scorer.context_size,
             )
-            for ids, member in zip(prompts, members, strict=True)
+            for m, (ids, member) in enumerate(zip(prompts, shared.members, strict=True))
         )
 
     def fork(self, *, free: bool = False) -> Self:
@@ -91,8 +90,13 @@ class Answer:
 
     @property
     def steps_left(self) -> int:
-        """The number of units that may still be emitted."""
+        """The number of steps that may still be emitted."""
         return self._sampling.max_new_tokens - self.position
+
+    @property
+    def top_logprobs(self) -> int:
+        """The number of alternatives that a step keeps."""
+        return self._sampling.top_logprobs if self._sampling.logprobs else 0
 
     def fits(self, more: int = 0) -> bool:
         """Whether every member's context holds the answer, even after `more` further bytes."""
@@ -121,12 +125,18 @@ class Answer:
         assert self.constraint is not None
         if (space is BYTES) != (self.constraint.units is BYTES):
             raise MethodError(
-                "with a grammar, a method emits over bytes if its spec has space='bytes', and over "
-                "tokens else; register it so"
+                f"space {self._shared.space} holds answers to grammars in other units than were "
+                "emitted; a method that emits by itself must name its spaces in its spec"
             )
         return space.from_units(self.leading_space.allow(self.constraint.allowed(), space))
 
-    def choose(self, probs: torch.Tensor, space: Space, minus: torch.Tensor | None = None) -> int:
+    def choose(
+        self,
+        probs: torch.Tensor,
+        space: Space,
+        minus: torch.Tensor | None = None,
+        agreed: bytes = b"",
+    ) -> int:
         """The row that is greedy, or drawn for this position with the request's seed.
 
         With a grammar it is a row that the grammar allows. If all of these have probability 0, or
@@ -136,18 +146,30 @@ class Answer:
             probs: over the space, (size,).
             space: the space whose rows they are.
             minus: draw from the residual over this distribution; see `Sampler.choose`.
+            agreed: bytes on which all members agree; a greedy row contradicts none of them.
 
         """
         if self.constraint is None:
-            return self.sampler.choose(probs, self.position, minus)
+            if agreed and self.sampler.is_greedy:
+                return self._choose_agreed(probs, space, agreed)
+            return self.sampler.choose(probs, self.drawn, minus)
         constrained = probs * self.allowed(space)
         if float(constrained.max()) > 0.0:
-            row = self.sampler.choose(constrained, self.position, minus)
+            row = self.sampler.choose(constrained, self.drawn, minus)
             if self._has_budget_after(row, space):
                 return row
             self.was_truncated = True
         token = self.constraint.next_of_end()
         return space.end_row if token is None else token
+
+    def _choose_agreed(self, probs: torch.Tensor, space: Space, agreed: bytes) -> int:
+        """The most probable of the rows that begin with what is agreed, or are a beginning of it."""
+        hidden = b" " if self.leading_space.is_spelling(space) else b""
+        for row in probs.topk(min(_MOST_AGREED, len(probs))).indices.tolist():
+            unit = space.unit(row).removeprefix(hidden)
+            if not space.is_end(row) and (unit.startswith(agreed) or agreed.startswith(unit)):
+                return int(row)
+        return top_row(probs)
 
     # ------------------------------------------------ writing
 
@@ -159,6 +181,7 @@ class Answer:
         *,
         row: int | None = None,
         minus: torch.Tensor | None = None,
+        agreed: bytes = b"",
     ) -> Step:
         """Choose a row and write its unit to every history.
 
@@ -168,16 +191,17 @@ class Answer:
             views: the distributions of the members that were asked, by member index, (size,) each.
             row: the row, if it is chosen already.
             minus: see `choose`.
+            agreed: see `choose`.
 
         """
         if row is None:
-            row = self.choose(probs, space, minus)
+            row = self.choose(probs, space, minus, agreed)
         unit, is_end = space.unit(row), space.is_end(row)
         spelling = self.leading_space.spelling(space, unit)
         tops = {m: top_row(view) for m, view in views.items()}
         members = tuple(
             MemberView(
-                self._members[m].name,
+                self._shared.members[m].name,
                 spelling.without_space(space.unit(tops[m])),
                 float(view[tops[m]]),
                 float(view[row]),
@@ -191,8 +215,7 @@ class Answer:
                 is_foreign = not space.is_choice(m, row, tops.get(m))
                 history.append(written, token, is_foreign=is_foreign)
             unit = spelling.unit
-        by_primary = isinstance(space, PrimaryRows) or len(self._members) == 1
-        decided_by: DecidedBy = "primary" if by_primary else "ensemble"
+        decided_by = self._decided_by(views)
         step = Step(unit, is_end, "", float(probs[row].log()), decided_by, members)
         self._move_on(unit, is_end=is_end)
         return self._with_top(step, probs, space, spelling)
@@ -205,14 +228,55 @@ class Answer:
             token: the primary's id of it, if the primary has it as a token.
 
         """
+        union = self._shared.union
         for m, history in enumerate(self.histories):
-            own = token if self._union.is_shared or m == self._union.primary else None
-            is_own = own is not None or unit in self._union.vocabularies[m].ids_by_bytes
+            own = token if union.is_shared or m == union.primary else None
+            is_own = own is not None or unit in union.vocabularies[m].ids_by_bytes
             history.append(unit, own, is_foreign=not is_own)
         self._move_on(unit, is_end=False)
 
+    def append_byte(self, byte: bytes) -> None:
+        """Write one byte of a step, which `end_step` ends."""
+        spelling = self.leading_space.spelling(BYTES, byte)
+        for history, space in zip(self.histories, spelling.leading_spaces, strict=True):
+            history.append(space + byte)
+        self.drawn += 1
+        self.leading_space.pass_first_step()
+        if self.constraint is not None:
+            self.constraint.advance(byte)
+
+    def end_step(
+        self,
+        unit: bytes,
+        logprob: float,
+        members: Mapping[int, MemberView],
+        top: tuple[tuple[bytes, float], ...] = (),
+        *,
+        is_end: bool = False,
+    ) -> Step:
+        """The step of the bytes that were appended.
+
+        Args:
+            unit: these bytes.
+            logprob: of all of them, in nats.
+            members: the views of the members that were asked, by member index.
+            top: the most probable bytes to begin with and their logprobs, best first.
+            is_end: whether the step is the end.
+
+        """
+        self.position += 1
+        views = tuple(members[m] for m in sorted(members))
+        top = top[: self.top_logprobs]
+        return Step(unit, is_end, "", logprob, self._decided_by(members), views, top)
+
+    def _decided_by(self, views: Mapping[int, object]) -> DecidedBy:
+        primary = self._shared.config.primary
+        is_alone = len(self._shared.members) == 1 or views.keys() == {primary}
+        return "primary" if is_alone else "ensemble"
+
     def _move_on(self, unit: bytes, *, is_end: bool) -> None:
         self.position += 1
+        self.drawn += 1
         self.leading_space.pass_first_step()
         if self.constraint is not None and not is_end:
             self.constraint.advance(unit)

@@ -41,14 +41,18 @@ class LeadingSpace:
 
     Args:
         members: of the ensemble.
-        union: of their vocabularies.
+        units: what answers are made of; see `SharedState`.
+        primary: the primary's index.
         is_chat: whether the answer begins a turn of its own.
 
     """
 
-    def __init__(self, members: Sequence[Member], union: UnionVocabulary, *, is_chat: bool) -> None:
+    def __init__(
+        self, members: Sequence[Member], units: UnionVocabulary, primary: int, *, is_chat: bool
+    ) -> None:
         self._members = members
-        self._union = union
+        self._units = units
+        self._primary = primary
         self._is_first_step = is_chat
         self._views: dict[int, torch.Tensor] = {}  # by member, before " x" is merged into "x"
 
@@ -78,7 +82,7 @@ class LeadingSpace:
         """A distribution over the union with the mass of " x" moved to "x", (size,)."""
         if not self._members_differ:
             return view
-        with_space, without = self._union.leading_space_pairs
+        with_space, without = self._units.leading_space_pairs
         return view.index_add(0, without, view[with_space]).index_fill(0, with_space, 0.0)
 
     def is_spelling(self, space: Space) -> bool:
@@ -86,16 +90,16 @@ class LeadingSpace:
         if not self._is_first_step or space is BYTES:
             return False
         if isinstance(space, PrimaryRows):
-            return self._members[self._union.primary].leading_space
+            return self._members[self._primary].leading_space
         return self._members[0].leading_space or self._members_differ
 
     def allow(self, allowed: torch.Tensor, space: Space) -> torch.Tensor:
         """The units a grammar allows, where " x" is a spelling of "x". (union.size,) of bool"""
         if not self.is_spelling(space):
             return allowed
-        with_space, without = self._union.leading_space_pairs
+        with_space, without = self._units.leading_space_pairs
         moved = allowed[without]
-        allowed = allowed.index_fill(0, self._union.leading_space_rows, value=False)
+        allowed = allowed.index_fill(0, self._units.leading_space_rows, value=False)
         allowed[with_space] = moved
         return allowed
 
@@ -115,7 +119,7 @@ class LeadingSpace:
 
     def _of_primary(self, unit: bytes) -> Spelling:
         """Of a unit that the primary chose alone; the others begin as their templates do."""
-        primary = self._union.primary
+        primary = self._primary
         has_space = self._members[primary].leading_space and unit.startswith(b" ")
         text = unit.removeprefix(b" ") if has_space else unit
         leading_spaces = [b" " if has_space else b""] * len(self._members)
@@ -135,7 +139,7 @@ class LeadingSpace:
         text = unit.removeprefix(b" ")
         if text.startswith(b" "):  # an indent, which is text
             return [b""] * count
-        with_space, without = self._union.rows.get(b" " + text), self._union.rows.get(text)
+        with_space, without = self._units.rows.get(b" " + text), self._units.rows.get(text)
         leading_spaces = []
         for m, member in enumerate(self._members):
             if with_space is not None and without is not None and m in self._views:

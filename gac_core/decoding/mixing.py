@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import torch
@@ -12,6 +12,7 @@ from gac_core.decoding.shared_state import SharedState
 from gac_core.errors import MethodError, NonFiniteLogitsError
 from gac_core.fusion.rules import Rule, Views
 from gac_core.fusion.weighting import Fixed, Weighting
+from gac_core.members.base import Answers, Ask, Query
 from gac_core.tokens.spaces import Space
 
 _MASS_ERROR: Final = 0.01  # how far from 1 the mass of a fused distribution may be
@@ -25,11 +26,13 @@ class Fused:
     Attributes:
         probs: the fused distribution, (size,).
         views: the distributions of the members that were asked, by member index, (size,) each.
+        agreed: bytes on which all members agree; see `scoring.agreed`.
 
     """
 
     probs: torch.Tensor
     views: Mapping[int, torch.Tensor]
+    agreed: bytes = b""
 
 
 class Mixer:
@@ -40,16 +43,65 @@ class Mixer:
         weighting: of this request.
         answer: of this request.
 
+    Attributes:
+        shared: the state that all requests of the ensemble share.
+        weighting: of this request.
+        answer: of this request.
+        hidden: the last hidden state that the primary was asked for, (hidden_size,); or None.
+
     """
 
     def __init__(self, shared: SharedState, weighting: Weighting, answer: Answer) -> None:
-        self._shared = shared
-        self._weighting = weighting
-        self._answer = answer
+        self.shared = shared
+        self.weighting = weighting
+        self.answer = answer
+        self.hidden: torch.Tensor | None = None
 
     def of(self, weighting: Weighting, answer: Answer) -> Self:
         """A mixer for a fork of the request."""
-        return type(self)(self._shared, weighting, answer)
+        return type(self)(self.shared, weighting, answer)
+
+    # ------------------------------------------------ asking and reading
+
+    def ask(self, members: Sequence[int] = (), *, hidden: bool = False) -> Ask:
+        """See `Request.ask`."""
+        queries = {}
+        for m in members or range(len(self.shared.members)):
+            ids = self.answer.histories[m].ids
+            queries[m] = (Query(ids, self.weighting.positions(m, ids), hidden=hidden),)
+        return Ask(queries)
+
+    def widened(self, member: int, queries: tuple[Query, ...]) -> tuple[Query, ...]:
+        """A member's queries, the first with the positions that a weighting by the text needs."""
+        first, *others = queries
+        if not self.weighting.reads_text:
+            return queries
+        last = max(first.last, self.weighting.positions(member, first.ids))
+        return (replace(first, last=last), *others)
+
+    def see(self, member: int, query: Query, logits: torch.Tensor) -> None:
+        """Show a weighting by the text the answer to a query, (positions, vocab_size)."""
+        if self.weighting.reads_text:
+            self.weighting.see(member, query.ids, self.shared.union.mask(member, logits))
+
+    def keep_hidden(self, answers: Answers) -> None:
+        """Keep the primary's last hidden state, if it was asked for."""
+        for scored in answers.get(self.shared.config.primary, ()):
+            if scored.hidden is not None:
+                self.hidden = scored.hidden[-1]
+
+    def read(self, answers: Answers) -> dict[int, torch.Tensor]:
+        """See `Request.read`."""
+        if not isinstance(answers, Mapping):
+            what = f"answers, not {type(answers).__name__}"
+            raise MethodError(f"`read` takes {what}: yield the ask, read((yield request.ask()))")
+        self.keep_hidden(answers)
+        own = {}
+        for m in sorted(answers):
+            (scored,) = answers[m]
+            own[m] = self.to_probs(m, scored.logits[-1])
+            self.see(m, Query(self.answer.histories[m].ids), scored.logits)
+        return own
 
     def to_probs(
         self, member: int, logits: torch.Tensor, ids: Sequence[int] | None = None
@@ -65,13 +117,13 @@ class Mixer:
             NonFiniteLogitsError: the logits are NaN, infinite or all masked.
 
         """
-        ids = ids or self._answer.histories[member].ids
-        logits = self._answer.sampler.penalised(logits, ids)
-        probs = self._shared.union.mask(member, logits).softmax(-1)
+        ids = ids or self.answer.histories[member].ids
+        logits = self.answer.sampler.penalised(logits, ids)
+        probs = self.shared.union.mask(member, logits).softmax(-1)
         if not math.isfinite(probs[0]):  # NaN spreads over all rows
             raise NonFiniteLogitsError(
-                f"{self._shared.members[member].name} gave logits that are NaN, infinite or all "
-                f"masked at step {self._answer.position}; try dtype float32 or bfloat16 for it"
+                f"{self.shared.members[member].name} gave logits that are NaN, infinite or all "
+                f"masked at step {self.answer.position}; try dtype float32 or bfloat16 for it"
             )
         return probs
 
@@ -86,25 +138,25 @@ class Mixer:
             probs: over its own rows, (vocab_size,).
 
         """
-        view = self._shared.union.project(member, probs)
-        self._answer.leading_space.note(member, view)
-        return self._answer.leading_space.merge(view)
+        view = self.shared.union.project(member, probs)
+        self.answer.leading_space.note(member, view)
+        return self.answer.leading_space.merge(view)
 
     def spread(self, member: int, probs: torch.Tensor) -> torch.Tensor:
         """As `to_union`, for probabilities that are not the member's view of this step."""
-        return self._answer.leading_space.merge(self._shared.union.project(member, probs))
+        return self.answer.leading_space.merge(self.shared.union.project(member, probs))
 
     def first_pieces(self, member: int) -> torch.Tensor:
         """For each row of the union, the row of the token with which a member begins its unit.
 
         The row itself if the member has it as a token. (size,)
         """
-        return self._shared.first_pieces(member)
+        return self.shared.first_pieces(member)
 
     @property
     def weights_need_probs(self) -> bool:
         """Whether the weights depend on whole distributions."""
-        return self._weighting.reads_probs
+        return self.weighting.reads_probs
 
     def weights_of(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
         """The weights of some members at this step, (members,) of sum 1.
@@ -117,13 +169,13 @@ class Mixer:
             MethodError: the weighting gave no weights.
 
         """
-        if len(members) == 1 or isinstance(self._weighting, Fixed):
-            return self._weighting.shares(members, probs)
-        weights = self._weighting.weigh(members, probs)
+        if len(members) == 1 or isinstance(self.weighting, Fixed):
+            return self.weighting.shares(members, probs)
+        weights = self.weighting.weigh(members, probs)
         total = float(weights.sum()) if isinstance(weights, torch.Tensor) else math.nan
         if not (math.isfinite(total) and total > 0 and weights.shape == (len(members),)):
             raise MethodError(
-                f"weighting {self._shared.config.weighting} gave {weights!r:.80}; it must give "
+                f"weighting {self.shared.config.weighting} gave {weights!r:.80}; it must give "
                 f"({len(members)},) weights of a positive sum"
             )
         weights = weights.to(probs)
@@ -131,7 +183,7 @@ class Mixer:
 
     def fuse(self, views: Mapping[int, torch.Tensor], rule: Rule | None) -> Fused:
         """See `Request.fuse_views`."""
-        shared, answer = self._shared, self._answer
+        shared, answer = self.shared, self.answer
         members = tuple(sorted(views))
         primary = shared.config.primary
         probs = torch.stack([views[m] for m in members])  # (members, size), in the widest type
@@ -140,19 +192,13 @@ class Mixer:
                 probs,
                 self.weights_of(members, probs),
                 members.index(primary) if primary in members else None,
-                shared.union,
+                shared.units,
                 members,
-                shared.first_pieces,
-                None if answer.constraint is None else answer.allowed(shared.union),
+                shared.first_pieces if shared.space == "tokens" else None,
+                None if answer.constraint is None else answer.allowed(shared.step_rows),
             )
         )
         return Fused(fused, views)
-
-    def mean(self, views: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """The weighted mean of distributions over any one space, (size,)."""
-        members = tuple(sorted(views))
-        probs = torch.stack([views[m] for m in members])
-        return self.weights_of(members, probs) @ probs
 
     def check(self, probs: torch.Tensor, space: Space) -> None:
         """Refuse a tensor that is no distribution over a space.
@@ -169,9 +215,9 @@ class Mixer:
             )
         mass = float(probs.sum())
         # With a grammar, all units that members give any probability may be forbidden.
-        is_empty = mass == 0.0 and self._answer.constraint is not None
+        is_empty = mass == 0.0 and self.answer.constraint is not None
         if not (is_empty or abs(mass - 1) < _MASS_ERROR) or float(probs.min()) < 0:
-            config = self._shared.config
+            config = self.shared.config
             raise MethodError(
                 f"the fused distribution (fusion {config.fusion}, method {config.method}) has mass "
                 f"{mass:.4g} and minimum {float(probs.min()):.3g}; a rule must return "

@@ -13,6 +13,7 @@ import torch
 from gac_core.config import SamplingParams
 from gac_core.decoding.answer import Answer
 from gac_core.decoding.mixing import Fused, Mixer
+from gac_core.decoding.readers import READERS
 from gac_core.decoding.shared_state import SharedState
 from gac_core.errors import MethodError
 from gac_core.fusion.rules import Rule
@@ -71,18 +72,12 @@ class Request:
         self.sampling = sampling
         self.is_chat = is_chat
         self.finished = False
-        self.answer = Answer(
-            shared.members,
-            shared.union,
-            prompts,
-            sampling,
-            reencode=self.config.history == "reencode" and not shared.union.is_shared,
-            is_chat=is_chat,
-            constraint=constraint,
-        )
+        self.answer = Answer(shared, prompts, sampling, is_chat=is_chat, constraint=constraint)
         weighting = shared.weighting if len(self.members) > 1 else Fixed
         self._weighting = weighting(shared.weights.clone(), self.config.temper)
         self.mixer = Mixer(shared, self._weighting, self.answer)
+        self._shared = shared
+        self._reader = READERS[shared.space](self.mixer, is_chat=is_chat)
 
     @property
     def others(self) -> tuple[int, ...]:
@@ -115,6 +110,7 @@ class Request:
         other.answer = self.answer.fork(free=free)
         other._weighting = self._weighting.copy()
         other.mixer = self.mixer.of(other._weighting, other.answer)
+        other._reader = self._reader.fork(other.mixer)
         return other
 
     # ------------------------------------------------ asking and reading
@@ -129,6 +125,31 @@ class Request:
             )
         yield from asks
 
+    def look(
+        self, *members: int, hidden: bool = False
+    ) -> Generator[Ask, Answers, dict[int, torch.Tensor]]:
+        """Ask members for the next step and read their answers; in any space.
+
+        Args:
+            members: their indices; all without any.
+            hidden: whether the primary's last hidden state is wanted, too; see `hidden`.
+
+        Returns:
+            What each of them holds likely, by member index: the primary over its own rows,
+            (vocab_size,) of mass 1; others over theirs in the space of tokens, over the primary's
+            in that of scored tokens, over `BYTES` in that of bytes.
+
+        Raises:
+            NonFiniteLogitsError: some logits are NaN, infinite or all masked.
+
+        """
+        return (yield from self._reader.look(members, hidden=hidden))
+
+    @property
+    def hidden(self) -> torch.Tensor | None:
+        """The primary's last hidden state, (hidden_size,), after `look` with `hidden`."""
+        return self.mixer.hidden
+
     def ask(self, *members: int, hidden: bool = False) -> Ask:
         """Ask for the next-token logits of these members, or of all.
 
@@ -137,11 +158,7 @@ class Request:
             hidden: whether the last hidden state is wanted, too; see `Scored.hidden`.
 
         """
-        queries = {}
-        for m in members or range(len(self.members)):
-            ids = self.histories[m].ids
-            queries[m] = (Query(ids, self._weighting.positions(m, ids), hidden=hidden),)
-        return Ask(queries)
+        return self.mixer.ask(members, hidden=hidden)
 
     def read(self, answers: Answers) -> dict[int, torch.Tensor]:
         """The probabilities of each member that was asked over its own rows, by member index.
@@ -157,33 +174,22 @@ class Request:
             MethodError: there are no answers, since the ask was not yielded.
 
         """
-        if not isinstance(answers, Mapping):
-            what = f"answers, not {type(answers).__name__}"
-            raise MethodError(f"`read` takes {what}: yield the ask, read((yield request.ask()))")
-        own = {}
-        for m in sorted(answers):
-            (scored,) = answers[m]
-            own[m] = self.mixer.to_probs(m, scored.logits[-1])
-            if self._weighting.reads_text:
-                masked = self.union.mask(m, scored.logits)
-                self._weighting.see(m, self.histories[m].ids, masked)
-        return own
+        return self.mixer.read(answers)
 
     # ------------------------------------------------ deciding
 
-    def fuse(self, own: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
-        """Fuse the distributions of some members over their own rows into one over the union.
+    def fuse(self, looks: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
+        """Fuse what some members hold likely into one distribution over the ensemble's space.
 
         Args:
-            own: by member index, as `read` gives them, (vocab_size,) each.
+            looks: by member index, as `look` or `read` gives them.
             rule: to use instead of the ensemble's.
 
         Raises:
             MethodError: the weighting gave no weights.
 
         """
-        views = {m: self.mixer.to_union(m, own[m]) for m in sorted(own)}
-        return self.mixer.fuse(views, rule)
+        return self._reader.fuse(looks, rule)
 
     def fuse_views(self, views: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
         """As `fuse`, for distributions that are over the union already, (size,) each."""
@@ -194,19 +200,39 @@ class Request:
 
         Args:
             probs: over the space, (size,).
-            space: the space whose rows they are; the primary's own rows by default.
+            space: the space whose rows they are; the primary's own rows by default, which are
+                unchanged where the grammar is one of bytes.
 
         Returns:
             (size,) of mass 1; all 0 if nothing that the grammar allows has any probability.
 
         """
-        if self.answer.constraint is None:
+        constraint = self.answer.constraint
+        if constraint is None or (space is None and constraint.units is BYTES):
             return probs
         constrained = probs * self.answer.allowed(space or self.primary_rows)
         mass = constrained.sum()
         return constrained / mass if mass > 0 else constrained
 
     # ------------------------------------------------ emitting
+
+    def write(
+        self, looks: Mapping[int, torch.Tensor], rule: Rule | None = None
+    ) -> Generator[Ask | Step, Answers, None]:
+        """Write the next step as some members have it; in any space.
+
+        The primary's token if only it is given, else what all of them decide together. In the
+        space of bytes members may have to be asked further, and an end may make a second step.
+
+        Args:
+            looks: by member index, as `look` gives them.
+            rule: to use instead of the ensemble's.
+
+        Raises:
+            MethodError: rule or weighting gave no distribution.
+
+        """
+        yield from self._reader.write(looks, rule)
 
     def emit_fused(self, fused: Fused, minus: torch.Tensor | None = None) -> Step:
         """Choose a unit from the fused distribution and write it to every history.
@@ -225,7 +251,10 @@ class Request:
                 "what is emitted must be a Fused with probabilities over the union, not a "
                 f"{type(fused).__name__}; `fuse` gives one"
             )
-        return self.emit(fused.probs, self.union, fused.views, minus=minus)
+        rows = self._shared.step_rows
+        return self._reader.emit(
+            fused.probs, rows, fused.views, minus=minus, agreed=fused.agreed
+        )
 
     def emit_alone(self, probs: torch.Tensor, token: int | None = None) -> Step:
         """Choose a token from the primary's own distribution and write it to every history.
@@ -236,19 +265,7 @@ class Request:
 
         """
         views = {self.primary: probs}
-        return self.answer.emit(probs, self.primary_rows, views, row=token)
-
-    def emit_bytes(self, views: Mapping[int, torch.Tensor]) -> Step:
-        """Choose the next byte, or END, from the weighted mean of the members' distributions.
-
-        Args:
-            views: by member index, over the rows of `BYTES`, (257,) each.
-
-        Raises:
-            MethodError: the mean is no distribution.
-
-        """
-        return self.emit(self.mixer.mean(views), BYTES, views)
+        return self._reader.emit(probs, self.primary_rows, views, row=token)
 
     def emit(
         self,
@@ -272,8 +289,7 @@ class Request:
             MethodError: it is no distribution over the space.
 
         """
-        self.mixer.check(probs, space)
-        return self.answer.emit(probs, space, views, row=row, minus=minus)
+        return self._reader.emit(probs, space, views, row=row, minus=minus)
 
 
 Decoder = Generator[Ask | Step, Answers, None]

@@ -3,16 +3,18 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from gac_core.config import EnsembleConfig
+from gac_core.decoding.scoring import FirstTokens
 from gac_core.errors import CannotSpellError
 from gac_core.fusion.rules import Rule
 from gac_core.fusion.weighting import Weighting
 from gac_core.members.base import Member
-from gac_core.tokens.spaces import PrimaryRows
+from gac_core.method_specs import SpaceName
+from gac_core.tokens.spaces import PrimaryRows, Space
 from gac_core.tokens.union import UnionVocabulary
 
 
@@ -23,7 +25,8 @@ class SharedState:
     Attributes:
         members: of the ensemble.
         union: of the members' vocabularies.
-        units: what answers are made of: the rows of the union, or bytes.
+        space: in which the members meet: "tokens", "bytes" or "scored".
+        units: what answers are made of: the rows of the union, bytes, or the primary's tokens.
         config: the active options, those of the method among them.
         rule: the fusion rule that `config` names.
         weighting: the class of weighting that `config` names.
@@ -33,6 +36,7 @@ class SharedState:
 
     members: tuple[Member, ...]
     union: UnionVocabulary
+    space: SpaceName
     units: UnionVocabulary
     config: EnsembleConfig
     rule: Rule
@@ -42,7 +46,25 @@ class SharedState:
     @cached_property
     def primary_rows(self) -> PrimaryRows:
         """The space of the steps that the primary decides alone."""
-        return PrimaryRows(self.union)
+        union = self.units if self.space == "scored" else self.union
+        return PrimaryRows(union, self.config.primary)
+
+    @property
+    def step_rows(self) -> Space:
+        """The space of the steps that members decide together."""
+        return self.primary_rows if self.space == "scored" else self.units
+
+    def reencodes(self, member: int) -> bool | Literal["always"]:
+        """How a member's history takes in units; see `History`."""
+        if self.space == "tokens":
+            return self.config.history == "reencode" and not self.union.is_shared
+        is_primary_of_tokens = self.space == "scored" and member == self.config.primary
+        return False if is_primary_of_tokens else "always"
+
+    @cached_property
+    def first_tokens(self) -> FirstTokens:
+        """With which of the primary's tokens a text begins."""
+        return FirstTokens(self.members[self.config.primary].tokenizer.vocabulary)
 
     @cached_property
     def weights(self) -> torch.Tensor:

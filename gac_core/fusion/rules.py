@@ -21,14 +21,14 @@ class Views:
     """The distributions of the members that were asked over the next unit, and their weights.
 
     Attributes:
-        probs: over the union, (members, size), of mass 1 for each member.
+        probs: over the units, (members, size), of mass 1 for each member.
         weights: (members,) of sum 1, all positive.
         primary: the primary's index in `probs`; None if it was not asked.
-        union: the union vocabulary; gives the unit of a row and the members that have it.
+        union: the vocabulary of the rows: the union, bytes, or the primary's tokens.
         members: the indices in the ensemble of the members in `probs`.
         first_pieces: a function from an index in the ensemble to (size,): for each row, the row of
             the first token with which that member writes the row's unit; the row itself if the
-            member has it.
+            member has it. None in a space in which no member lacks a row.
         allowed: with a grammar, which rows it allows next, (size,) of bool.
 
     """
@@ -38,7 +38,7 @@ class Views:
     primary: int | None
     union: UnionVocabulary
     members: tuple[int, ...]
-    first_pieces: Callable[[int], torch.Tensor]
+    first_pieces: Callable[[int], torch.Tensor] | None
     allowed: torch.Tensor | None = None
 
 
@@ -63,6 +63,8 @@ def geometric(views: Views) -> torch.Tensor:
 
 def _with_first_pieces(views: Views) -> torch.Tensor:
     """The members' distributions, with a first piece's probability for units they lack."""
+    if views.first_pieces is None:
+        return views.probs
     return torch.stack(
         [
             torch.where(

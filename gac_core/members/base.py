@@ -162,3 +162,4 @@ class Member:
     tokenizer: ByteTokenizer
     weight: float
     leading_space: bool = False
+    reads_transcript: bool = False

@@ -40,13 +40,10 @@ def cascade(request: "Request") -> "Decoder":
     primary, helpers = request.primary, request.others
     options: CascadeOptions = request.options
     while not request.finished:
-        own = request.read((yield request.ask(primary)))
-        if is_sure(request.legal(own[primary]), options.threshold):
-            yield request.emit_alone(own[primary])
-            continue
-        if helpers:
-            own |= request.read((yield request.ask(*helpers)))
-        yield request.emit_fused(request.fuse(own))
+        looks = yield from request.look(primary)
+        if helpers and not is_sure(request.legal(looks[primary]), options.threshold):
+            looks |= yield from request.look(*helpers)
+        yield from request.write(looks)
 
 
 SPEC: Final = MethodSpec(
@@ -56,8 +53,11 @@ SPEC: Final = MethodSpec(
     "catch up in one pass when they are asked",
     paper="https://arxiv.org/abs/2406.12585",
     options=CascadeOptions,
+    spaces=("tokens", "scored", "bytes"),
     examples=(
-        {"threshold": 0.4, "history": "append"},
-        {"threshold": 0.4, "history": "reencode"},
+        {"threshold": 0.4, "space": "tokens", "history": "append"},
+        {"threshold": 0.4, "space": "tokens", "history": "reencode"},
+        {"threshold": 0.4, "space": "scored"},
+        {"threshold": 0.4, "space": "bytes"},
     ),
 )

@@ -112,15 +112,12 @@ def co_llm(request: "Request") -> "Decoder":
     gate: GateHead = request.resource
     options: CoLLMOptions = request.options
     while not request.finished:
-        answers = yield request.ask(primary, hidden=True)
-        own = request.read(answers)
-        hidden = answers[primary][0].hidden
+        looks = yield from request.look(primary, hidden=True)
+        hidden = request.hidden
         assert hidden is not None, "the hidden state was asked for"
-        if not others or gate(hidden[-1]) <= options.threshold:
-            yield request.emit_alone(own[primary])
-            continue
-        own |= request.read((yield request.ask(*others)))
-        yield request.emit_fused(request.fuse(own))
+        if others and gate(hidden) > options.threshold:
+            looks |= yield from request.look(*others)
+        yield from request.write(looks)
 
 
 SPEC: Final = MethodSpec(
@@ -130,5 +127,6 @@ SPEC: Final = MethodSpec(
     "`gac fit-gate` fits one",
     paper="https://arxiv.org/abs/2403.03870",
     options=CoLLMOptions,
+    spaces=("tokens", "scored", "bytes"),
     resource=_load_gate,
 )

@@ -9,10 +9,9 @@ if TYPE_CHECKING:
 
 
 def every_step(request: "Request") -> "Decoder":
-    """Ask all members, fuse, emit; until the answer ends."""
+    """Look at all members, let them write a step together; until the answer ends."""
     while not request.finished:
-        answers = yield request.ask()
-        yield request.emit_fused(request.fuse(request.read(answers)))
+        yield from request.write((yield from request.look()))
 
 
 SPEC: Final = MethodSpec(
@@ -20,5 +19,12 @@ SPEC: Final = MethodSpec(
     every_step,
     summary="all members decide every unit",
     paper="https://arxiv.org/abs/2406.12585",
-    examples=({"history": "append"}, {"history": "reencode"}),
+    spaces=("tokens", "scored", "bytes"),
+    examples=(
+        {"space": "tokens", "history": "append"},
+        {"space": "tokens", "history": "reencode"},
+        {"space": "scored"},
+        {"space": "bytes"},
+        {"space": "bytes", "paths": 4},
+    ),
 )

@@ -196,7 +196,7 @@ SPEC: Final = MethodSpec(
     "steps come at the end",
     paper="https://arxiv.org/abs/2205.09273",
     options=TwistOptions,
-    ignores=("fusion", "weighting", "history", "draft"),
+    ignores=("fusion", "weighting", "space", "history", "draft"),
     refuses="sampling, grammars, `repetition_penalty`",
     check=_check,
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Self
+from typing import Literal, Self
 
 from gac_core.tokens.tokenizer import ByteTokenizer
 
@@ -22,11 +22,12 @@ class History:
     own token, or the member's own tokens for those bytes. *reencode*: once the member was given a
     unit that it would not have written (a foreign one), its whole answer so far is encoded anew
     after each unit, as it would write it itself; members given foreign units begin to repeat them.
+    *always*: its answer is encoded anew after any unit, as members need it that read bytes.
 
     Args:
         prompt_ids: the member's prompt; never changed.
         tokenizer: how the member writes.
-        reencode: whether units are taken the second way.
+        reencode: whether units are taken the second way, or "always".
         context_size: the most ids the member can read; None if there is no limit.
 
     Attributes:
@@ -41,7 +42,7 @@ class History:
         prompt_ids: Sequence[int],
         tokenizer: ByteTokenizer,
         *,
-        reencode: bool,
+        reencode: bool | Literal["always"],
         context_size: int | None = None,
     ) -> None:
         self.prompt_length = len(prompt_ids)
@@ -50,7 +51,7 @@ class History:
         self._ids = list(prompt_ids)
         self._tokenizer = tokenizer
         self._reencode = reencode
-        self._has_foreign = False
+        self._has_foreign = reencode == "always"
         self._is_stale = False  # whether the answer must be encoded anew before its ids are used
         self._encoded = b""  # the beginning of the answer that was encoded so far
 

@@ -1,7 +1,7 @@
 """The spaces that a step chooses from: the primary's own rows, the union of tokens, and bytes.
 
-Histories, grammar and text take the bytes of the row that was chosen, so a method may choose from
-any of these spaces.
+Histories, grammar and text take the bytes of the row that was chosen, so a step may choose from any
+of these spaces.
 """
 
 from typing import Final, Protocol
@@ -53,12 +53,15 @@ class PrimaryRows:
     """The primary's own rows: the space of the steps that it decides alone.
 
     Args:
-        union: of the members.
+        union: of the members, or of the primary alone.
+        primary: the primary's index in the ensemble.
 
     """
 
-    def __init__(self, union: UnionVocabulary) -> None:
+    def __init__(self, union: UnionVocabulary, primary: int) -> None:
         self._union = union
+        self._primary = primary
+        self._is_shared = union.is_shared and len(union.vocabularies) > 1
         self._vocabulary = union.vocabularies[union.primary]
         self.size = len(self._vocabulary)
         self.end_row = min(self._vocabulary.end_ids)
@@ -73,11 +76,11 @@ class PrimaryRows:
 
     def token(self, member: int, row: int) -> int | None:
         """The row itself for the primary, and for members that share its vocabulary."""
-        return row if member == self._union.primary or self._union.is_shared else None
+        return row if member == self._primary or self._is_shared else None
 
     def is_choice(self, member: int, row: int, top: int | None) -> bool:  # noqa: ARG002
         """Whether the member is the primary; see `Space`."""
-        return member == self._union.primary
+        return member == self._primary
 
     def from_units(self, mask: torch.Tensor) -> torch.Tensor:
         """A mask over the union, (union.size,), as a mask over the primary's rows, (size,)."""

@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenizers import AddedToken, Tokenizer
 
 from gac_core.errors import CannotSpellError, RewritesTextError
+from gac_core.tokens.sorted_tokens import SortedTokens
 from gac_core.tokens.vocabulary import (
     NEVER_IN_TEXT,
     TokenKind,
@@ -70,6 +72,11 @@ class ByteTokenizer:
             _LETTER_AND_SPACE.search(data) for data in vocabulary.ids_by_bytes if b" " in data[1:]
         )
         self._unit_ids: dict[bytes, tuple[int, ...]] = {}  # by unit
+
+    @cached_property
+    def sorted_tokens(self) -> SortedTokens:
+        """The text tokens in the order of their bytes; sorting many takes a while."""
+        return SortedTokens(self.vocabulary)
 
     def encode_prompt(self, text: str) -> list[int]:
         """The ids of a raw prompt, with the BOS token the tokenizer would add; markup stays text.

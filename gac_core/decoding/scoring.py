@@ -1,0 +1,210 @@
+"""How probable another member holds the primary's tokens, each as the bytes it stands for.
+
+Members cut the same text into other tokens, so a token of one is not a token of another; what they
+can agree on is bytes. A helper's next tokens are leaves: byte strings with probabilities. Each leaf
+speaks for the primary's tokens that begin alike: for those it begins with, and for those that begin
+with it. Among several of these its mass is shared as the primary itself holds them likely, since
+how a text is cut is for the primary to say; where the primary holds none of them likely, it goes to
+the token with which the primary would begin the leaf. So a leaf decides between texts, and never
+between spellings of one text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gac_core.decoding.paths import Floats, Leaf, Paths
+from gac_core.tokens.sorted_tokens import SortedTokens
+from gac_core.tokens.vocabulary import Vocabulary
+
+_LIKELY: Final = 1e-3  # probability; tokens and leaves below it are not looked at one by one
+_MOST_LIKELY: Final = 48  # of them at most
+_MOST_LEAVES: Final = 200
+_NATURAL: Final = 0.02  # what the token counts with which the primary would begin a leaf
+_GROWN: Final = 0.1  # probability of a leaf that is asked what follows it
+_OPEN: Final = 0.05  # probability of the primary's tokens for which it is
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that the primary holds likely.
+
+    Attributes:
+        row: its id; for an end, the first of the end ids.
+        text: its bytes, without a leading space that is only a spelling.
+        prob: the primary's probability of it.
+
+    """
+
+    row: int
+    text: bytes
+    prob: float
+
+
+class Candidates:
+    """The tokens that the primary holds likely at a step, most probable first.
+
+    Args:
+        vocabulary: of the primary.
+        probs: the primary's distribution over its rows, (size,).
+        prefix: a space that the primary writes before the text here, or nothing.
+
+    """
+
+    def __init__(self, vocabulary: Vocabulary, probs: Floats, prefix: bytes = b"") -> None:
+        self.prefix = prefix
+        rows = np.flatnonzero(probs >= _LIKELY)
+        rows = rows[np.argsort(-probs[rows], kind="stable")][:_MOST_LIKELY]
+        self.tokens = [
+            Candidate(row, vocabulary.token_bytes[row].removeprefix(prefix), float(probs[row]))
+            for row in rows.tolist()
+            if row not in vocabulary.end_ids
+        ]
+
+    def alike(self, text: bytes) -> list[Candidate]:
+        """Those that begin like a text: it begins with them, or they begin with it."""
+        return [
+            token
+            for token in self.tokens
+            if text.startswith(token.text) or token.text.startswith(text)
+        ]
+
+    def shares(self, leaf: Leaf, end_row: int, natural: int) -> dict[int, float]:
+        """Which rows of the primary a leaf speaks for, and how much for each; of sum 1.
+
+        Args:
+            leaf: of a helper.
+            end_row: of the primary's end.
+            natural: the row of the token with which the primary would begin the leaf.
+
+        """
+        if leaf.is_end and not leaf.text:
+            return {end_row: 1.0}
+        weights = {natural: _NATURAL}
+        for token in self.alike(leaf.text):
+            weights[token.row] = weights.get(token.row, 0.0) + token.prob
+        total = sum(weights.values())
+        return {row: weight / total for row, weight in weights.items()}
+
+    def goes_beyond(self, text: bytes) -> bool:
+        """Whether a likely one begins with a text and is longer."""
+        return any(
+            token.prob >= _OPEN and len(token.text) > len(text) and token.text.startswith(text)
+            for token in self.tokens
+        )
+
+
+class FirstTokens:
+    """With which of the primary's tokens a text begins: the longest that fits.
+
+    Args:
+        primary: the primary's tokens.
+
+    """
+
+    def __init__(self, primary: Vocabulary) -> None:
+        self._ids = primary.ids_by_bytes
+        self._longest = max(map(len, self._ids))
+        self.size = len(primary)
+        self.end_row = min(primary.end_ids)
+        self._maps: dict[int, NDArray[np.int64]] = {}
+
+    def of(self, text: bytes) -> int | None:
+        """The id of the longest token with which a text begins; None if there is none."""
+        for length in range(min(len(text), self._longest), 0, -1):
+            if (found := self._ids.get(text[:length])) is not None:
+                return found
+        return None
+
+    def of_all(self, tokens: SortedTokens) -> NDArray[np.int64]:
+        """For each of a member's sorted tokens, the row of the primary; the size if none. (n,)"""
+        if id(tokens) not in self._maps:
+            found = [self.of(token) for token in tokens.tokens]
+            self._maps[id(tokens)] = np.array([self.size if f is None else f for f in found])
+        return self._maps[id(tokens)]
+
+
+def leaf_to_grow(paths: Paths, candidates: Candidates) -> Leaf | None:
+    """The likeliest leaf after which the helper must be asked again: a likely token goes beyond it.
+
+    Args:
+        paths: the helper's.
+        candidates: the primary's likely tokens.
+
+    """
+    for leaf in paths.leaves(_GROWN):
+        if leaf.is_end:
+            continue
+        if candidates.goes_beyond(leaf.text) or paths.may_end(leaf.text):
+            return leaf
+    return None
+
+
+def score(paths: Paths, tokens: SortedTokens, first: FirstTokens, candidates: Candidates) -> Floats:
+    """A helper's probabilities of the primary's tokens, over the primary's rows, (size,) of sum 1.
+
+    Args:
+        paths: the helper's.
+        tokens: the helper's.
+        first: of the primary.
+        candidates: the primary's likely tokens.
+
+    """
+    rows = np.zeros(first.size + 1)  # the last one takes what the primary can not begin
+    # Where nothing is open, every token counts for the one with which the primary would begin it.
+    whole = [] if candidates.prefix else paths.fresh()
+    for path in whole:
+        assert path.probs is not None
+        begun = np.bincount(first.of_all(tokens), path.probs, minlength=first.size + 1)
+        rows += path.mass * begun
+        rows[first.end_row] += path.mass * path.end
+    leaves = paths.leaves(_LIKELY)[:_MOST_LEAVES]
+    seen = sum(leaf.mass for leaf in leaves if leaf.path not in whole)
+    scale = (1.0 - sum(path.mass for path in whole)) / seen if seen > 0 else 0.0
+    for leaf in leaves:
+        is_counted = leaf.path in whole
+        natural = first.of(candidates.prefix + leaf.text)
+        shares = candidates.shares(leaf, first.end_row, first.size if natural is None else natural)
+        if is_counted and len(shares) == 1:
+            continue
+        if is_counted and natural is not None:
+            rows[natural] -= leaf.mass
+        for row, share in shares.items():
+            rows[row] += share * leaf.mass * (1.0 if is_counted else scale)
+    rows = rows[: first.size].clip(0.0)
+    total = rows.sum()
+    return rows / total if total > 0 else rows
+
+
+def agreed(candidates: Candidates, helpers: Sequence[Paths]) -> bytes:
+    """The bytes that all members hold more probable than not, byte for byte.
+
+    A beginning of the primary's most probable token, if that has more than half of its mass.
+
+    Args:
+        candidates: the primary's likely tokens.
+        helpers: the other members' paths.
+
+    """
+    if not candidates.tokens or candidates.tokens[0].prob <= 0.5:
+        return b""
+    text = candidates.tokens[0].text
+    for paths in helpers:
+        leaves = paths.leaves(_LIKELY)
+        before = 1.0
+        for end in range(1, len(text) + 1):
+            begun = text[:end]
+            mass = sum(
+                leaf.mass
+                for leaf in leaves
+                if leaf.text.startswith(begun)
+                or (not leaf.is_end and begun.startswith(leaf.text))
+            )
+            if mass <= 0.5 * before:
+                text = text[: end - 1]
+                break
+            before = mass
+    return text
