@@ -59,6 +59,7 @@ class Leaf:
         text: the bytes that come next, up to the end of a token.
         mass: its probability.
         is_end: whether the answer ends after these bytes.
+        may_end: whether it may begin the next turn, so that the answer ends before it.
         path: the path that goes on so.
         index: of the token among the sorted ones; None for an end.
 
@@ -67,6 +68,7 @@ class Leaf:
     text: bytes
     mass: float
     is_end: bool
+    may_end: bool
     path: Path
     index: int | None = None
 
@@ -184,16 +186,12 @@ class Paths:
             for index in likely.tolist():
                 token = self._tokens.tokens[path.low + index][len(path.pending) :]
                 mass, text = float(path.probs[index]) * path.mass, path.ahead + token
-                is_end = text.startswith(self._turn_marks)
-                found.append(Leaf(b"" if is_end else text, mass, is_end, path, index))
+                may_end = any(mark.startswith(text) for mark in self._turn_marks)
+                found.append(Leaf(text, mass, False, may_end, path, index))
             if path.end * path.mass >= least:
-                found.append(Leaf(path.ahead, path.mass * path.end, True, path))
+                found.append(Leaf(path.ahead, path.mass * path.end, True, False, path))
         found.sort(key=lambda leaf: (-leaf.mass, leaf.text))
         return found
-
-    def may_end(self, text: bytes) -> bool:
-        """Whether a text may be the beginning of the next turn."""
-        return any(mark.startswith(text) for mark in self._turn_marks)
 
     def grow(self, leaf: Leaf) -> None:
         """Make a path of its own of a token that may come next, to be asked what follows it."""

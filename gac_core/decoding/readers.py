@@ -22,7 +22,7 @@ from gac_core.tokens.spaces import BYTES, Space
 
 _SCORING_PATHS: Final = 4  # kept per helper that scores tokens
 _NEGLIGIBLE: Final = 0.01  # share of its mass for which a helper that scores is not asked again
-_TURN_MARKS: Final = (b"\nQuestion", b"\n\nQuestion")
+_TURN_MARKS: Final = (b"\nQuestion:", b"\n\nQuestion:")
 _LIKELY: Final = 0.01  # of a member's next token, to be shown as its most probable one
 
 Looks = dict[int, torch.Tensor]  # what members hold likely, by member index

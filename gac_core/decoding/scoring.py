@@ -52,10 +52,16 @@ class Candidates:
         probs: the primary's distribution over its rows, (size,).
         prefix: a space that the primary writes before the text here, or nothing.
 
+    Attributes:
+        prefix: this space.
+        tokens: those of text.
+        end: the probability of the end.
+
     """
 
     def __init__(self, vocabulary: Vocabulary, probs: Floats, prefix: bytes = b"") -> None:
         self.prefix = prefix
+        self.end = float(probs[list(vocabulary.end_ids)].sum())
         rows = np.flatnonzero(probs >= _LIKELY)
         rows = rows[np.argsort(-probs[rows], kind="stable")][:_MOST_LIKELY]
         self.tokens = [
@@ -84,6 +90,8 @@ class Candidates:
         if leaf.is_end and not leaf.text:
             return {end_row: 1.0}
         weights = {natural: _NATURAL}
+        if leaf.may_end:
+            weights[end_row] = self.end
         for token in self.alike(leaf.text):
             weights[token.row] = weights.get(token.row, 0.0) + token.prob
         total = sum(weights.values())
@@ -136,9 +144,7 @@ def leaf_to_grow(paths: Paths, candidates: Candidates) -> Leaf | None:
 
     """
     for leaf in paths.leaves(_GROWN):
-        if leaf.is_end:
-            continue
-        if candidates.goes_beyond(leaf.text) or paths.may_end(leaf.text):
+        if not leaf.is_end and candidates.goes_beyond(leaf.text):
             return leaf
     return None
 
