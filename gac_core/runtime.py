@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 
-from gac_core.chat.prompt import Prompt, check_text, has_leading_space, render_prompt
+from gac_core.chat.prompt import Prompt, check_messages, check_text, has_leading_space, render_prompt
 from gac_core.config import EnsembleConfig, SamplingParams
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.shared_state import SharedState
@@ -17,7 +17,8 @@ from gac_core.method_specs import MethodSpec
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
 from gac_core.tokens.spaces import BYTES
 from gac_core.tokens.tokenizer import ByteTokenizer
-from gac_core.tokens.union import UnionVocabulary, check_spelling
+from gac_core.tokens.spelling import check_spelling
+from gac_core.tokens.union import UnionVocabulary
 from gac_core.tokens.vocabulary import Vocabulary
 
 
@@ -52,11 +53,13 @@ class Runtime:
         self.members = tuple(
             _member(member, weight) for member, weight in zip(loaded, config.weights, strict=True)
         )
-        check_spelling([member.tokenizer for member in self.members])
+        check_spelling({member.name: member.tokenizer for member in self.members})
         primary = self.members[config.primary]
         vocabularies = [member.tokenizer.vocabulary for member in self.members]
-        self.union = UnionVocabulary(vocabularies, config.primary, primary.scorer.device)
         is_by_bytes = spec.space == "bytes"
+        self.union = UnionVocabulary(
+            vocabularies, config.primary, primary.scorer.device, by_bytes=is_by_bytes
+        )
         if is_by_bytes and self.union.is_shared:  # tokens are common units already
             spec, is_by_bytes = METHODS.get("every_step"), False
         self.method: Method = spec.method
@@ -69,7 +72,7 @@ class Runtime:
             WEIGHTINGS.get(config.weighting),
             None if spec.resource is None else spec.resource(config.options, primary),
         )
-        self.grammars = GrammarEngine(self._shared.units)
+        self.grammars = GrammarEngine(self._shared.units, self.union.spelling)
         self.engine = Engine(self.members, config.max_batch)
 
     def request(self, prompt: Prompt, sampling: SamplingParams) -> Request:
@@ -105,12 +108,11 @@ class Runtime:
 
         """
         if isinstance(prompt, str):
-            check_text(prompt, "the prompt")
-            try:
-                ids = [member.tokenizer.encode_prompt(prompt) for member in self.members]
-            except CannotSpellError as error:
-                raise PromptError(f"the prompt can not be read by every member: {error}") from error
+            ids = [_read(member, prompt) for member in self.members]
         else:
+            for index, message in enumerate(check_messages(prompt)):
+                for member in self.members:
+                    _check_spelled(member, message["content"], f"message {index}")
             with self._render_lock:
                 ids = [render_prompt(tokenizer, prompt) for tokenizer in self._tokenizers]
         for member, own in zip(self.members, ids, strict=True):
@@ -133,6 +135,26 @@ class Runtime:
             if (limit := member.scorer.context_size) is not None
         ]
         return self.grammars.constraint(sampling.grammar, sampling.max_new_tokens, contexts)
+
+
+def _read(member: Member, prompt: str) -> list[int]:
+    """A raw prompt in a member's ids."""
+    check_text(prompt, "the prompt")
+    try:
+        return member.tokenizer.encode_prompt(prompt)
+    except CannotSpellError as error:
+        _check_spelled(member, prompt, "the prompt")
+        raise PromptError(f"{member.name} can not read the prompt: {error}") from error
+
+
+def _check_spelled(member: Member, text: str, where: str) -> None:
+    """Refuse a text with a character for which a member has no token."""
+    char = member.tokenizer.lost_character(text)
+    if char is not None:
+        raise PromptError(
+            f"{where} holds {char!r} (U+{ord(char):04X}), for which {member.name} has no token; "
+            "remove it"
+        )
 
 
 def _member(loaded: Loaded, weight: float) -> Member:

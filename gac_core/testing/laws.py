@@ -20,13 +20,14 @@ from gac_core.config import SamplingParams
 from gac_core.decoding.request import Request
 from gac_core.engine.naive import run_naively
 from gac_core.ensemble import Ensemble
-from gac_core.errors import ConfigError
+from gac_core.errors import ConfigError, PromptError
 from gac_core.grammar.grammar import Grammar
 from gac_core.members.base import Query, Scorer
 from gac_core.method_specs import PRESETS, MethodSpec
 from gac_core.outputs import Output
 from gac_core.registry import METHODS
-from gac_core.testing.models import make_ensemble, pair as tiny_pair, random_gate
+from gac_core.testing.models import LACKING, make_ensemble, pair as tiny_pair, random_gate
+from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import TokenKind
 
 Configuration = Mapping[str, Any]
@@ -312,6 +313,52 @@ def law_12_grammars_hold(
             assert output.text in choices, f"{output.text!r} is none of {choices}"
 
 
+def law_14_nothing_that_some_member_can_not_spell(
+    families: Sequence[str],
+    configuration: Configuration,
+    prompt: Prompt,
+    *,
+    make: Make = make_ensemble,
+    **sampling: Any,
+) -> None:
+    """What some member can not spell is never written, and refused in a prompt.
+
+    Args:
+        families: of the members, one of which at least lacks bytes.
+        configuration: what is checked.
+        prompt: a text to continue, or chat messages.
+        make: makes the ensemble.
+        sampling: fields of `SamplingParams`.
+
+    """
+    with make(families, **configuration) as ensemble:
+        output, request = naively(ensemble, prompt, **sampling)
+        assert_same(ensemble.generate(prompt, **{"seed": 0, **sampling}), output)
+        written = b"".join(step.unit for step in output.steps)
+        for member, history in zip(ensemble.members, request.histories, strict=True):
+            vocabulary = member.tokenizer.vocabulary
+            assert vocabulary.cover(written)[1] == len(written), f"{member.name} lacks {written!r}"
+            own = b"".join(vocabulary.token_bytes[i] for i in history.ids[history.prompt_length :])
+            assert own in (written, b" " + written), f"{member.name} read {own!r}, not {written!r}"
+        lacked = [(m.name, c) for m in ensemble.members if (c := _lacked_by(m.tokenizer))]
+        assert lacked, f"none of {families} lacks anything"
+        for name, char in lacked:
+            for refused in (f"a{char}", [{"role": "user", "content": f"a{char}"}]):
+                try:
+                    ensemble.generate(refused, max_new_tokens=1)
+                except PromptError as error:
+                    assert f"U+{ord(char):04X}" in str(error), f"{error} does not name {char!r}"
+                    assert any(other in str(error) for other, _ in lacked)
+                else:
+                    raise AssertionError(f"{name} was given {char!r}, which it lacks")
+
+
+def _lacked_by(tokenizer: ByteTokenizer) -> str | None:
+    """A character that a tokenizer has no tokens for, or None."""
+    rare = (*map(chr, range(0x20)), "\u4e00", "\u0e01", "\U00050000")
+    return next((char for char in rare if tokenizer.lost_character(char)), None)
+
+
 # ------------------------------------------------ all at once
 
 
@@ -364,6 +411,10 @@ def _check_method(configuration: Configuration, families: Sequence[str]) -> None
             law_8_pieces_join(ensemble.generate(prompt, **sampling), sampling["stop"])
     if can_draw(configuration):
         law_12_grammars_hold(families, configuration, CHAT, temperature=1.0, seed=5)
+    for lacking, sampling in itertools.product(LACKING, sampled):
+        law_14_nothing_that_some_member_can_not_spell(
+            (families[0], lacking), configuration, CHAT, **sampling
+        )
 
 
 def check_scorer(
