@@ -172,6 +172,7 @@ def _member(loaded: Loaded, weight: float) -> Member:
         ByteTokenizer(loaded.tokenizer, vocabulary),
         weight,
         has_leading_space(loaded.tokenizer, vocabulary),
+        reads_transcript=not loaded.tokenizer.chat_template,
     )
 
 

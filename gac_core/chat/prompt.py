@@ -31,6 +31,7 @@ TRANSCRIPT_TEMPLATE: Final = (
     "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+TURN_MARKS: Final = tuple(f"{role.capitalize()}:" for role in ROLES)  # of this template
 
 
 def check_text(text: object, where: str) -> str:
