@@ -1,14 +1,16 @@
 """`Runtime`: from loaded models to members, union vocabulary, engine and requests."""
 
+import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from gac_core.chat.prompt import Prompt, check_messages, check_text, has_leading_space, render_prompt
-from gac_core.config import EnsembleConfig, SamplingParams
+from gac_core.config import MAX_SEED, EnsembleConfig, SamplingParams
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.shared_state import SharedState
 from gac_core.engine.engine import Engine
-from gac_core.errors import CannotSpellError, ContextOverflowError, PromptError
+from gac_core.errors import CannotSpellError, ConfigError, ContextOverflowError, PromptError
 from gac_core.grammar.constraint import Constraint, GrammarEngine
 from gac_core.members.base import Member, Scorer
 from gac_core.members.loading import Loaded
@@ -155,6 +157,29 @@ def _check_spelled(member: Member, text: str, where: str) -> None:
             f"{where} holds {char!r} (U+{ord(char):04X}), for which {member.name} has no token; "
             "remove it"
         )
+
+
+def sampling_of(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
+    """The sampling of a request, with a seed.
+
+    Args:
+        params: how to draw; greedy by default.
+        options: single fields, which override those of `params`.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+
+    """
+    sampling = SamplingParams() if params is None else params
+    if not isinstance(sampling, SamplingParams):
+        raise ConfigError(f"params must be SamplingParams, not {type(params).__name__}")
+    if options:
+        given = {name: getattr(sampling, name) for name in sampling.model_fields_set}
+        sampling = SamplingParams.of({**given, **options})
+    if sampling.seed is None:
+        seed = secrets.randbelow(MAX_SEED) if sampling.temperature else 0
+        sampling = sampling.model_copy(update={"seed": seed})
+    return sampling
 
 
 def _member(loaded: Loaded, weight: float) -> Member:
