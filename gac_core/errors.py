@@ -16,7 +16,7 @@
     ├── MethodError                       a method, rule or weighting broke its contract
     ├── AnswerCutError                    the budget ended the answer within a call of a tool
     ├── EngineClosedError                 the ensemble was closed
-    └── ForkedError                       the ensemble was loaded in the process this one forked from
+    └── ForkedError                       the ensemble was loaded before this process was forked
 
 Each message names what was wrong, where, and the cure.
 """

@@ -5,7 +5,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gac_core.chat.prompt import Prompt, check_messages, check_text, has_leading_space, render_prompt
+from gac_core.chat.prompt import (
+    Prompt,
+    check_messages,
+    check_text,
+    has_leading_space,
+    render_prompt,
+)
 from gac_core.config import MAX_SEED, EnsembleConfig, SamplingParams
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.shared_state import SharedState
@@ -18,8 +24,8 @@ from gac_core.members.local import LocalScorer
 from gac_core.method_specs import MethodSpec
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
 from gac_core.tokens.spaces import BYTES
-from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.spelling import check_spelling
+from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.union import UnionVocabulary
 from gac_core.tokens.vocabulary import Vocabulary
 

@@ -94,7 +94,11 @@ def byte_tokenizer_of(name: str) -> ByteTokenizer:
 
 def pair(family: str, seed: int = 0, **options: Any) -> tuple[PreTrainedModel, Any]:
     """A tiny model and its tokenizer, of our families or for a real tokenizer."""
-    return models.pair(family, seed, **options) if family in FAMILIES + LACKING else real_pair(family, seed)
+    return (
+        models.pair(family, seed, **options)
+        if family in FAMILIES + LACKING
+        else real_pair(family, seed)
+    )
 
 
 def make(families: Any, seeds: Any = None, **options: Any) -> Ensemble:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import weakref
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -61,9 +62,7 @@ WAYS: dict[str, Callable[[Ensemble], Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("has_answered", [True, False])
-def test_every_way_in_says_what_to_do(
-    ensemble: Ensemble, way: str, has_answered: bool
-) -> None:
+def test_every_way_in_says_what_to_do(ensemble: Ensemble, way: str, has_answered: bool) -> None:
     if has_answered:
         ensemble.generate("Hello", max_new_tokens=1)
     found = in_a_fork(lambda: WAYS[way](ensemble))
@@ -98,10 +97,8 @@ def test_closing_and_dropping_waits_for_no_lock() -> None:
 
     # As if other threads were at work when the process was forked.
     with ensemble._runtime_lock, runtime.engine._lock, runtime._render_lock:
-        held = ensemble
-        assert isinstance(in_a_fork(lambda: held.generate("Hello")), ForkedError)
-        assert isinstance(in_a_fork(held.__repr__), str)
-        del held
+        assert isinstance(in_a_fork(partial(ensemble.generate, "Hello")), ForkedError)
+        assert isinstance(in_a_fork(ensemble.__repr__), str)
         assert in_a_fork(work) == (True, True)
     assert ensemble.generate("Hello", max_new_tokens=2).usage.steps == 2
     ensemble.close()

@@ -79,7 +79,9 @@ def before_turn(text: str, marks: list[str]) -> str:
 
 
 @given(
-    st.lists(st.sampled_from(["\n", "\r\n", " ", "User", ":", "Use", "Tool:", "x", "U"])).map("".join),
+    st.lists(st.sampled_from(["\n", "\r\n", " ", "User", ":", "Use", "Tool:", "x", "U"])).map(
+        "".join
+    ),
     st.lists(st.integers(0, 100)),
 )
 def test_turns_however_cut(text: str, cuts: list[int]) -> None:

@@ -167,7 +167,10 @@ def test_characters_of_every_text_must_have_tokens(char: str) -> None:
         ),
     )
     tokenizer = ByteTokenizer(tokenizer_of("byte_level"), without)
-    with pytest.raises(CannotSpellError, match=re.escape(f"1 of the characters that every text is made of ({char!r})")):
+    with pytest.raises(
+        CannotSpellError,
+        match=re.escape(f"1 of the characters that every text is made of ({char!r})"),
+    ):
         tokenizer.check()
 
 

@@ -33,7 +33,9 @@ def answers(members: Sequence[Any], prompt: Any = CHAT, **sampling: Any) -> Outp
     return output
 
 
-@pytest.mark.parametrize("mark", ["\nUser:", "\n\nUser:", "\r\n \nSystem:", "\nTool:", "\n\nAssistant:"])
+@pytest.mark.parametrize(
+    "mark", ["\nUser:", "\n\nUser:", "\r\n \nSystem:", "\nTool:", "\n\nAssistant:"]
+)
 def test_an_answer_ends_where_the_next_turn_begins(mark: str) -> None:
     output = answers([says("byte_level", f"Rome.{mark} What is 1 + 2?")])
     assert (output.text, output.finish_reason, output.stop) == ("Rome.", "stop", None)
@@ -71,7 +73,13 @@ def test_only_in_chats_and_in_no_grammar() -> None:
 
 @pytest.mark.parametrize(
     ("stop", "text", "found"),
-    [("\n", "Rome.", "\n"), ("e.", "Rom", "e."), ("User: X", "Rome.", None), ("User:", "Rome.\n\n", "User:"), ("zz", "Rome.", None)],
+    [
+        ("\n", "Rome.", "\n"),
+        ("e.", "Rom", "e."),
+        ("User: X", "Rome.", None),
+        ("User:", "Rome.\n\n", "User:"),
+        ("zz", "Rome.", None),
+    ],
 )
 def test_stop_strings_beside_it(stop: str, text: str, found: str | None) -> None:
     output = answers([says("byte_level", "Rome.\n\nUser: Who?")], stop=[stop])

@@ -63,7 +63,9 @@ class CommonSpelling:
         if not self._doubtful - NEVER_IN_TEXT:
             return "."
         lacking = "".join(f"\\x{byte:02x}" for byte in sorted(self._doubtful - _BEYOND_ASCII))
-        beyond = "" if _BEYOND_ASCII.isdisjoint(self._doubtful - NEVER_IN_TEXT) else r"\u{80}-\u{10ffff}"
+        beyond = (
+            "" if _BEYOND_ASCII.isdisjoint(self._doubtful - NEVER_IN_TEXT) else r"\u{80}-\u{10ffff}"
+        )
         return f"[^{lacking}{beyond}]"
 
 
