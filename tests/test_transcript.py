@@ -8,7 +8,8 @@ import pytest
 from gac_core import Ensemble, Output
 from gac_core.chat.prompt import render_prompt
 from gac_core.grammar.grammar import Grammar
-from gac_core.testing.laws import assert_same, law_8_pieces_join, naively
+from gac_core.testing import assert_same, naively
+from gac_core.testing.laws import law_8_pieces_join
 from tests.fakes import scripted, tokenizer_of
 
 CHAT = [{"role": "user", "content": "What is the capital of Italy?"}]
