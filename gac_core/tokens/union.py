@@ -282,7 +282,8 @@ def _allowed(vocabulary: Vocabulary, spelling: CommonSpelling) -> torch.Tensor:
     """Which rows may be chosen: END, and text that every member can spell. (vocab_size,) of bool"""
     return torch.tensor(
         [
-            kind is TokenKind.END or (kind is TokenKind.TEXT and spelling.allows(data))
+            kind is TokenKind.END
+            or (kind is TokenKind.TEXT and (spelling.is_complete or spelling.allows(data)))
             for kind, data in zip(vocabulary.kinds, vocabulary.token_bytes, strict=True)
         ]
     )
