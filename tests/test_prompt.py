@@ -7,9 +7,10 @@ from transformers import AutoModelForCausalLM
 
 from gac_core import Ensemble, PromptError
 from gac_core.chat.prompt import check_messages, check_text, has_leading_space, render_prompt
+from gac_core.pocket import folder
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import TokenKind, Vocabulary
-from tests.fakes import FAMILIES, folder, packed_tokenizer, pair, real_tokenizer, tokenizer_of
+from tests.fakes import FAMILIES, packed_tokenizer, pair, real_tokenizer, tokenizer_of
 
 TEMPLATED = ("phi3", "llama3", "qwen2_5", "deepseek_v3")
 TALK = [
