@@ -24,6 +24,7 @@ from .errors import (
     ConfigError as ConfigError,
     ContextOverflowError as ContextOverflowError,
     EngineClosedError as EngineClosedError,
+    ForkedError as ForkedError,
     GacError as GacError,
     GrammarError as GrammarError,
     LoadError as LoadError,

@@ -1,7 +1,6 @@
 """`Ensemble`: load, generate, stream, batch, and the same for asyncio."""
 
 import asyncio
-import secrets
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -14,16 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gac_core import pocket
 from gac_core.chat.prompt import Prompt
-from gac_core.config import MAX_SEED, EnsembleConfig, MemberConfig, SamplingParams, config_of
+from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams, config_of
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
+from gac_core.engine.process import OneProcess
 from gac_core.engine.streams import AsyncStream, Completion, Stream
 from gac_core.errors import ConfigError, EngineClosedError, PromptError
 from gac_core.members.base import Member, Scorer
 from gac_core.members.loading import Loaded, load_members
 from gac_core.method_specs import MethodSpec
 from gac_core.outputs import Output
-from gac_core.runtime import Runtime
+from gac_core.runtime import Runtime, sampling_of
 from gac_core.tokens.union import UnionVocabulary
 
 
@@ -58,6 +58,7 @@ class Ensemble:
         self._load = load
         self._spec = spec
         self._runtime: Runtime | None = None
+        self._process = OneProcess()
         self._runtime_lock = threading.Lock()
         self._is_closed = False
         if not lazy:
@@ -227,6 +228,7 @@ class Ensemble:
             PromptError: the prompt is malformed, empty, or does not fit a member's context.
             MemberError: a member failed.
             EngineClosedError: the ensemble was closed.
+            ForkedError: it was loaded in the process that this one was forked from.
 
         Example:
             >>> chat = [{"role": "user", "content": "What is 77 - 49?"}]
@@ -319,8 +321,10 @@ class Ensemble:
 
         Raises:
             EngineClosedError: the ensemble was closed.
+            ForkedError: it was loaded in the process that this one was forked from.
 
         """
+        self._process.check()  # before the lock, which may be held there
         with self._runtime_lock:
             if self._is_closed:
                 raise EngineClosedError("the ensemble is closed; load it again")
@@ -366,6 +370,9 @@ class Ensemble:
 
     def close(self) -> None:
         """Stop all requests and free the models."""
+        if self._process.is_elsewhere:
+            self._is_closed = True
+            return
         with self._runtime_lock:
             self._is_closed = True
             runtime, self._runtime = self._runtime, None
@@ -423,16 +430,7 @@ class Ensemble:
         self, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
     ) -> Callable[[Sink, OnError], Job]:
         """The checked request, ready to be submitted with a sink."""
-        sampling = SamplingParams() if params is None else params
-        if not isinstance(sampling, SamplingParams):
-            raise ConfigError(f"params must be SamplingParams, not {type(params).__name__}")
-        if options:
-            given = {name: getattr(sampling, name) for name in sampling.model_fields_set}
-            sampling = SamplingParams.of({**given, **options})
-        if sampling.seed is None:
-            seed = secrets.randbelow(MAX_SEED) if sampling.temperature else 0
-            sampling = sampling.model_copy(update={"seed": seed})
-        runtime = self.runtime
+        runtime, sampling = self.runtime, sampling_of(params, options)
         return partial(runtime.engine.submit, runtime.method, runtime.request(prompt, sampling))
 
 

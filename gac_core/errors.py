@@ -15,7 +15,8 @@
     │   └── NonFiniteLogitsError          ... or gave NaN, or no finite logit at all
     ├── MethodError                       a method, rule or weighting broke its contract
     ├── AnswerCutError                    the budget ended the answer within a call of a tool
-    └── EngineClosedError                 the ensemble was closed
+    ├── EngineClosedError                 the ensemble was closed
+    └── ForkedError                       the ensemble was loaded before this process was forked
 
 Each message names what was wrong, where, and the cure.
 """
@@ -75,6 +76,10 @@ class AnswerCutError(GacError):
 
 class EngineClosedError(GacError):
     """The ensemble was closed before or while it answered."""
+
+
+class ForkedError(GacError):
+    """The ensemble was loaded in another process, of which this one is a fork."""
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:

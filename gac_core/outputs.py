@@ -71,8 +71,8 @@ class Outcome:
     """How an answer ended.
 
     Attributes:
-        finish_reason: "stop" for an end unit or a stop string, "length" for `max_new_tokens` or a
-            full context.
+        finish_reason: "stop" for an end unit, a stop string or the next turn of a transcript,
+            "length" for `max_new_tokens` or a full context.
         stop: the stop string that ended it, if one did.
         usage: its numbers of tokens and steps.
         seed: the seed with which the same text is drawn again.

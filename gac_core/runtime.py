@@ -1,15 +1,22 @@
 """`Runtime`: from loaded models to members, union vocabulary, engine and requests."""
 
+import secrets
 import threading
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
-from gac_core.chat.prompt import Prompt, check_text, has_leading_space, render_prompt
-from gac_core.config import EnsembleConfig, SamplingParams
+from gac_core.chat.prompt import (
+    Prompt,
+    check_messages,
+    check_text,
+    has_leading_space,
+    render_prompt,
+)
+from gac_core.config import MAX_SEED, EnsembleConfig, SamplingParams
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.shared_state import SharedState
 from gac_core.engine.engine import Engine
-from gac_core.errors import CannotSpellError, ContextOverflowError, PromptError
+from gac_core.errors import CannotSpellError, ConfigError, ContextOverflowError, PromptError
 from gac_core.grammar.constraint import Constraint, GrammarEngine
 from gac_core.members.base import Member, Scorer
 from gac_core.members.loading import Loaded
@@ -17,9 +24,10 @@ from gac_core.members.local import LocalScorer
 from gac_core.method_specs import MethodSpec, SpaceName
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
 from gac_core.tokens.spaces import BYTES
+from gac_core.tokens.spelling import check_spelling
 from gac_core.tokens.tokenizer import ByteTokenizer
-from gac_core.tokens.union import UnionVocabulary, check_spelling
-from gac_core.tokens.vocabulary import Vocabulary
+from gac_core.tokens.union import UnionVocabulary
+from gac_core.tokens.vocabulary import Vocabulary, are_same_text
 
 _BEST_SPACES: Final[tuple[SpaceName, ...]] = ("scored", "bytes", "tokens")  # for `auto`
 
@@ -55,11 +63,13 @@ class Runtime:
         self.members = tuple(
             _member(member, weight) for member, weight in zip(loaded, config.weights, strict=True)
         )
-        check_spelling([member.tokenizer for member in self.members])
+        check_spelling({member.name: member.tokenizer for member in self.members})
         primary = self.members[config.primary]
         vocabularies = [member.tokenizer.vocabulary for member in self.members]
-        self.union = UnionVocabulary(vocabularies, config.primary, primary.scorer.device)
-        space = _space(config, spec, self.union)
+        space = _space(config, spec, vocabularies)
+        self.union = UnionVocabulary(
+            vocabularies, config.primary, primary.scorer.device, by_bytes=space == "bytes"
+        )
         units = {"tokens": self.union, "bytes": BYTES}.get(space)
         self.method: Method = spec.method
         self._shared = SharedState(
@@ -72,7 +82,7 @@ class Runtime:
             WEIGHTINGS.get(config.weighting),
             None if spec.resource is None else spec.resource(config.options, primary),
         )
-        self.grammars = GrammarEngine(self._shared.units)
+        self.grammars = GrammarEngine(self._shared.units, self.union.spelling)
         self.engine = Engine(self.members, config.max_batch)
 
     def request(self, prompt: Prompt, sampling: SamplingParams) -> Request:
@@ -108,12 +118,11 @@ class Runtime:
 
         """
         if isinstance(prompt, str):
-            check_text(prompt, "the prompt")
-            try:
-                ids = [member.tokenizer.encode_prompt(prompt) for member in self.members]
-            except CannotSpellError as error:
-                raise PromptError(f"the prompt can not be read by every member: {error}") from error
+            ids = [_read(member, prompt) for member in self.members]
         else:
+            for index, message in enumerate(check_messages(prompt)):
+                for member in self.members:
+                    _check_spelled(member, message["content"], f"message {index}")
             with self._render_lock:
                 ids = [render_prompt(tokenizer, prompt) for tokenizer in self._tokenizers]
         for member, own in zip(self.members, ids, strict=True):
@@ -138,13 +147,58 @@ class Runtime:
         return self.grammars.constraint(sampling.grammar, sampling.max_new_tokens, contexts)
 
 
-def _space(config: EnsembleConfig, spec: MethodSpec, union: UnionVocabulary) -> SpaceName:
+def _space(
+    config: EnsembleConfig, spec: MethodSpec, vocabularies: Sequence[Vocabulary]
+) -> SpaceName:
     """The space in which the members meet: tokens if all share one vocabulary."""
-    if union.is_shared:
+    if are_same_text(vocabularies) and "tokens" in spec.spaces:
         return "tokens"
-    if config.space != "auto":
+    if config.space != "auto" and config.space in spec.spaces:
         return config.space
     return next(space for space in _BEST_SPACES if space in spec.spaces)
+
+
+def _read(member: Member, prompt: str) -> list[int]:
+    """A raw prompt in a member's ids."""
+    check_text(prompt, "the prompt")
+    try:
+        return member.tokenizer.encode_prompt(prompt)
+    except CannotSpellError as error:
+        _check_spelled(member, prompt, "the prompt")
+        raise PromptError(f"{member.name} can not read the prompt: {error}") from error
+
+
+def _check_spelled(member: Member, text: str, where: str) -> None:
+    """Refuse a text with a character for which a member has no token."""
+    char = member.tokenizer.lost_character(text)
+    if char is not None:
+        raise PromptError(
+            f"{where} holds {char!r} (U+{ord(char):04X}), for which {member.name} has no token; "
+            "remove it"
+        )
+
+
+def sampling_of(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
+    """The sampling of a request, with a seed.
+
+    Args:
+        params: how to draw; greedy by default.
+        options: single fields, which override those of `params`.
+
+    Raises:
+        ConfigError: an option is unknown or out of range.
+
+    """
+    sampling = SamplingParams() if params is None else params
+    if not isinstance(sampling, SamplingParams):
+        raise ConfigError(f"params must be SamplingParams, not {type(params).__name__}")
+    if options:
+        given = {name: getattr(sampling, name) for name in sampling.model_fields_set}
+        sampling = SamplingParams.of({**given, **options})
+    if sampling.seed is None:
+        seed = secrets.randbelow(MAX_SEED) if sampling.temperature else 0
+        sampling = sampling.model_copy(update={"seed": seed})
+    return sampling
 
 
 def _member(loaded: Loaded, weight: float) -> Member:

@@ -18,6 +18,7 @@ from gac_core.testing.models import (
     CHATML,
     CORPUS,
     FAMILIES,
+    LACKING,
     ScriptedConfig,
     ScriptedModel,
     random_gate,
@@ -33,6 +34,7 @@ __all__ = [
     "CHATML",
     "CORPUS",
     "FAMILIES",
+    "LACKING",
     "ScriptedConfig",
     "ScriptedModel",
     "random_gate",
@@ -84,7 +86,7 @@ def real_pair(name: str, seed: int = 0) -> tuple[PreTrainedModel, Any]:
 @cache
 def byte_tokenizer_of(name: str) -> ByteTokenizer:
     """How a member of one of our families writes, or one with a real tokenizer."""
-    is_ours = name in FAMILIES
+    is_ours = name in FAMILIES + LACKING
     tokenizer: Any = tokenizer_of(name) if is_ours else real_tokenizer(name)
     rows = None if is_ours else real_source(name)["model_vocab_size"]
     return ByteTokenizer(tokenizer, Vocabulary.of(tokenizer, vocab_size=rows))
@@ -92,7 +94,11 @@ def byte_tokenizer_of(name: str) -> ByteTokenizer:
 
 def pair(family: str, seed: int = 0, **options: Any) -> tuple[PreTrainedModel, Any]:
     """A tiny model and its tokenizer, of our families or for a real tokenizer."""
-    return models.pair(family, seed, **options) if family in FAMILIES else real_pair(family, seed)
+    return (
+        models.pair(family, seed, **options)
+        if family in FAMILIES + LACKING
+        else real_pair(family, seed)
+    )
 
 
 def make(families: Any, seeds: Any = None, **options: Any) -> Ensemble:

@@ -48,12 +48,14 @@ def made_once() -> Iterator[None]:
 
         return once((id(tokenizer), id(own)), make) if is_real(tokenizer) else make()
 
-    def union(own: Sequence[Vocabulary], primary: int = 0, device: Any = "cpu") -> Any:
+    def union(
+        own: Sequence[Vocabulary], primary: int = 0, device: Any = "cpu", *, by_bytes: bool = False
+    ) -> Any:
         def make() -> UnionVocabulary:
-            return UnionVocabulary(own, primary, device)
+            return UnionVocabulary(own, primary, device, by_bytes=by_bytes)
 
         kept = {id(value) for value in known.values()}
-        key = (*map(id, own), primary, torch.device(device))
+        key = (*map(id, own), primary, torch.device(device), by_bytes)
         return once(key, make) if kept.issuperset(map(id, own)) else make()
 
     with pytest.MonkeyPatch.context() as patch:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from gac_core.decoding.sampling import uniform_at
 from gac_core.tokens.tokenizer import ByteTokenizer
-from gac_core.tokens.vocabulary import NEVER_IN_TEXT, TokenKind, Vocabulary
+from gac_core.tokens.vocabulary import TokenKind, Vocabulary
 
 END = None
 Unit = bytes | None
@@ -62,6 +62,16 @@ class SlowMember:
         return units
 
 
+def banned_bytes(members: Sequence[SlowMember]) -> frozenset[int]:
+    """Bytes that some member lacks; none where all have the same tokens.
+
+    Every member must have all bytes with which a character may go on.
+    """
+    if len({member.vocabulary.text_by_id for member in members}) == 1:
+        return frozenset()
+    return frozenset[int]().union(*(member.vocabulary.missing_bytes for member in members))
+
+
 @dataclass
 class SlowStep:
     unit: Unit
@@ -88,7 +98,7 @@ def slow_ensemble(
 
     `defers` takes the threshold's place: whether all are asked behind these ids of the primary.
     """
-    banned = NEVER_IN_TEXT & frozenset().union(*(m.vocabulary.missing_bytes for m in members))
+    banned = banned_bytes(members)
     ids = [list(prompt) for prompt in prompts]
     answers = [b"" for _ in members]
     foreign = [False] * len(members)
@@ -366,7 +376,7 @@ def slow_chared(
     weighting: str = "fixed",
 ) -> list[SlowStep]:
     """CharED over bytes; `spaced` says who opens answers with a space."""
-    banned = NEVER_IN_TEXT & frozenset().union(*(m.vocabulary.missing_bytes for m in members))
+    banned = banned_bytes(members)
     spaced = spaced or [False for _ in members]
     states = [
         SlowBytes(member, prompt, paths, banned, leading_space=space)
@@ -436,7 +446,7 @@ def slow_twist(
     spaced: Sequence[bool],
 ) -> list[int]:
     """Twist decoding; the primary's tokens. `spaced` says who opens answers with a space."""
-    banned = NEVER_IN_TEXT & frozenset().union(*(m.vocabulary.missing_bytes for m in members))
+    banned = banned_bytes(members)
     others = [m for m in range(len(members)) if m != primary]
     others.sort(key=lambda m: members[m].weight)
     turns = [primary] if not others else [m for _ in range(rounds) for m in [*others, primary]]
@@ -542,7 +552,7 @@ def slow_safe(
     seed: int | None = None,
     temperature: float = 1.0,
 ) -> list[SlowStep]:
-    banned = NEVER_IN_TEXT & frozenset().union(*(m.vocabulary.missing_bytes for m in members))
+    banned = banned_bytes(members)
     texts = [SlowText(m, list(p), reencode) for m, p in zip(members, prompts, strict=True)]
     order = _canonical_order(members, primary)
     verifiers = [m for m in range(len(members)) if m != primary]

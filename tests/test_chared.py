@@ -37,7 +37,7 @@ CHAT = [{"role": "user", "content": "Hello"}]
 @pytest.mark.slow
 @settings(max_examples=20)
 @given(
-    st.sampled_from(list(itertools.permutations(FAMILIES, 3))),
+    st.sampled_from(list(itertools.permutations((*FAMILIES, "sparse"), 3))),
     st.integers(2, 3),
     st.sampled_from(["top", 2, 8]),
     st.sampled_from([None, 1, 7]),

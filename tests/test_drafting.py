@@ -20,6 +20,7 @@ FAMILIES: list[tuple[str, ...]] = [
     ("unigram", "tiktoken", "metaspace"),
     ("chatml", "chatml"),
     ("neox", "legacy"),
+    ("byte_level", "characters", "sparse"),
 ]
 METHODS: list[dict[str, Any]] = [
     {"method": "every_step"},

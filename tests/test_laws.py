@@ -123,6 +123,46 @@ def test_law_7(families: tuple[str, ...], history: str, prompt: Any) -> None:
     laws.law_7_thresholds(families, history, prompt)
 
 
+@matrix(
+    families=[
+        ("chatml", "sparse"),
+        ("sparse", "legacy"),
+        ("characters", "tiktoken", "sparse"),
+        ("byte_level", "characters"),
+    ],
+    method=CONFIGURATIONS,
+    sampling=({}, {"temperature": 1.3, "seed": 4}),
+)
+def test_law_14(
+    families: tuple[str, ...], method: dict[str, Any], sampling: dict[str, Any]
+) -> None:
+    if sampling and not draws(method):
+        assert_only_greedy(families, method, "Hello", **sampling)
+        return
+    for prompt in ("Hello", CHAT):
+        laws.law_14_nothing_that_some_member_can_not_spell(
+            families, method, prompt, max_new_tokens=24, **sampling
+        )
+
+
+@pytest.mark.slow
+@real_tokenizers
+@matrix(
+    1,
+    families=[("falcon", "gpt2", "llama3"), ("starcoder2", "gpt_neox", "mistral_v3")],
+    method=CONFIGURATIONS,
+)
+def test_law_14_real(families: tuple[str, ...], method: dict[str, Any]) -> None:
+    """Three vocabularies each, and some member lacks bytes."""
+    sampling: dict[str, Any] = {"max_new_tokens": 12, "seed": 2}
+    if draws(method):
+        sampling["temperature"] = 1.0
+    for prompt in ("Hello", CHAT):
+        laws.law_14_nothing_that_some_member_can_not_spell(
+            families, method, prompt, make=make, **sampling
+        )
+
+
 @pytest.mark.slow
 @settings(max_examples=25)
 @given(

@@ -14,7 +14,7 @@ from tests.fakes import CHATML, FAMILIES, make, scripted, tiny_model, tokenizer_
 from tests.reference import slow_ensemble
 from tests.twins import WEIGHTS, assert_equal_to_twin
 
-triples = list(itertools.permutations(FAMILIES, 3))
+triples = list(itertools.permutations((*FAMILIES, "sparse"), 3))
 
 
 @pytest.mark.slow

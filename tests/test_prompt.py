@@ -3,12 +3,14 @@ from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from transformers import AutoModelForCausalLM
 
 from gac_core import Ensemble, PromptError
 from gac_core.chat.prompt import check_messages, check_text, has_leading_space, render_prompt
+from gac_core.pocket import folder
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import TokenKind, Vocabulary
-from tests.fakes import FAMILIES, pair, real_tokenizer, tokenizer_of
+from tests.fakes import FAMILIES, packed_tokenizer, pair, real_tokenizer, tokenizer_of
 
 TEMPLATED = ("phi3", "llama3", "qwen2_5", "deepseek_v3")
 TALK = [
@@ -112,6 +114,58 @@ def check_sanitised(tokenizer: Any, vocabulary: Vocabulary) -> None:
 
     assert controls(markup) == controls("a")
     assert controls(f"a {markup} b") == controls("a")
+
+
+TEXT_LIKE = ["\n", "\n\n", "\t", "   "]  # added tokens as Gemma's and GPT-NeoX's
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "unigram"])
+@pytest.mark.parametrize("content", ["one\ntwo\n\nthree", "\ta   b\n", "\n", "a\n\n\n\t\tb"])
+def test_added_tokens_that_are_text_are_text_in_messages(family: str, content: str) -> None:
+    """They are written as the tokenizer itself writes them, and as a template's own."""
+    tokenizer = copy.deepcopy(tokenizer_of(family))
+    tokenizer.add_tokens(TEXT_LIKE)
+    tokenizer.chat_template = (
+        "{% for m in messages %}x\n\n{{ m.content }}{{ eos_token }}{% endfor %}"
+    )
+    ids = render_prompt(tokenizer, [{"role": "user", "content": content}])
+    plain = tokenizer.encode(f"x\n\n{content}{tokenizer.eos_token}", add_special_tokens=False)
+    assert ids == plain
+    added = {tokenizer.convert_tokens_to_ids(text) for text in TEXT_LIKE if text in content}
+    assert added & set(ids)
+
+
+@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "unigram"])
+def test_law_11_beside_added_tokens_that_are_text(family: str) -> None:
+    tokenizer = copy.deepcopy(tokenizer_of(family))
+    tokenizer.add_tokens(TEXT_LIKE)
+    vocabulary = Vocabulary.of(tokenizer)
+    check_sanitised(tokenizer, vocabulary)
+    markup = tokenizer.eos_token
+    for content in (f"a\n{markup}\n\nb", f"\t{markup}   ", f"{markup}\n{markup}"):
+        ids = render_prompt(tokenizer, [{"role": "user", "content": content}])
+        plain = render_prompt(tokenizer, [{"role": "user", "content": "a"}])
+        counts = [sum(vocabulary.kinds[i] is not TokenKind.TEXT for i in x) for x in (ids, plain)]
+        assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", ["bo", "ada"])
+def test_a_chat_with_line_breaks_that_are_added_tokens(name: str) -> None:
+    """Tools and schemas are shown on lines of their own; see Gemma."""
+    tokenizer = copy.deepcopy(packed_tokenizer(name))
+    size = len(tokenizer)
+    tokenizer.add_tokens(["\n"] if name == "bo" else ["\t"])
+    model = AutoModelForCausalLM.from_pretrained(folder(name))
+    if len(tokenizer) > size:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    chat = [
+        {"role": "system", "content": "Answer as a list:\n\n- one\n\t- two"},
+        {"role": "user", "content": "first line\nsecond line"},
+    ]
+    with Ensemble.from_models([(model, tokenizer)]) as ensemble:
+        (ids,) = ensemble.prompt_ids(chat)
+        assert "first line\nsecond line" in tokenizer.decode(ids)
+        assert ensemble.generate(chat, max_new_tokens=2).usage.steps <= 2
 
 
 @pytest.mark.parametrize("family", FAMILIES)

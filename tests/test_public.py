@@ -16,7 +16,8 @@ def test_the_public_names() -> None:
     assert set(gac_core.__all__) == {
         *("AnswerCutError", "AsyncStream", "CannotSpellError", "ConfigError"),
         "ContextOverflowError",
-        *("EngineClosedError", "Ensemble", "EnsembleConfig", "GacError", "Grammar"),
+        *("EngineClosedError", "Ensemble", "EnsembleConfig", "ForkedError"),
+        *("GacError", "Grammar"),
         *("GrammarError", "LoadError"),
         *("MemberConfig", "MemberError", "MemberUsage", "MemberView", "NonFiniteLogitsError"),
         "MethodError",

@@ -2,7 +2,7 @@ import itertools
 
 from hypothesis import given, strategies as st
 
-from gac_core.decoding.detokenizer import StopMatcher, TextDecoder
+from gac_core.decoding.detokenizer import StopMatcher, TextDecoder, TurnMatcher
 
 few = st.text("aba", max_size=12)
 
@@ -66,3 +66,34 @@ def test_text_is_held_back_no_longer_than_needed() -> None:
     assert matcher.push("\n\nc") == ""
     assert matcher.matched == "\n\n"
     assert matcher.push("more") == ""
+
+
+def before_turn(text: str, marks: list[str]) -> str:
+    """Character by character: the text before the line breaks before the first mark on a line."""
+    for at in range(len(text)):
+        blank = text[:at].rstrip()
+        breaks = [i for i in range(len(blank), at) if text[i] in "\r\n"]
+        if breaks and text.startswith(tuple(marks), at):
+            return text[: breaks[0]]
+    return text
+
+
+@given(
+    st.lists(st.sampled_from(["\n", "\r\n", " ", "User", ":", "Use", "Tool:", "x", "U"])).map(
+        "".join
+    ),
+    st.lists(st.integers(0, 100)),
+)
+def test_turns_however_cut(text: str, cuts: list[int]) -> None:
+    marks = ["User:", "Tool:"]
+    matcher, expected, shown = TurnMatcher(marks), before_turn(text, marks), ""
+    for part in cut(text.encode(), cuts):
+        shown += matcher.push(part.decode())
+        assert expected.startswith(shown)  # not even a first letter leaks
+    shown += matcher.flush()
+    assert shown == expected
+    assert matcher.found == (expected != text)
+
+
+def test_without_marks_nothing_is_held_back() -> None:
+    assert TurnMatcher().push("a\n\nUser:") == "a\n\nUser:"

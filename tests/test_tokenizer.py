@@ -1,5 +1,6 @@
 import itertools
 import random
+import re
 from typing import Any
 
 import pytest
@@ -151,23 +152,73 @@ def test_control_tokens_in_a_raw_prompt_stay_text(name: str) -> None:
 def test_unfit_tokenizers_are_refused_with_the_reason() -> None:
     with pytest.raises(RewritesTextError, match="'Hello World' as ' hello world'"):
         byte_tokenizer_of("albert").check()
-    with pytest.raises(CannotSpellError, match="153 of the bytes"):
+    with pytest.raises(CannotSpellError, match="9 of the characters"):
         byte_tokenizer_of("t5").check()
-    with pytest.raises(CannotSpellError, match="0x03, 0x04, 0x05, 0x0B"):
-        byte_tokenizer_of("falcon").check()
 
 
-def test_missing_bytes_are_named() -> None:
+@pytest.mark.parametrize("char", ["~", "\t", "\n", " "])
+def test_characters_of_every_text_must_have_tokens(char: str) -> None:
     whole = byte_tokenizer_of("byte_level").vocabulary
     without = Vocabulary(
-        tuple(b"" if t == b"\x07" else t for t in whole.token_bytes),
+        tuple(b"" if t == char.encode() else t for t in whole.token_bytes),
         tuple(
-            TokenKind.HOLE if t == b"\x07" else k
+            TokenKind.HOLE if t == char.encode() else k
             for t, k in zip(whole.token_bytes, whole.kinds, strict=True)
         ),
     )
     tokenizer = ByteTokenizer(tokenizer_of("byte_level"), without)
-    with pytest.raises(CannotSpellError, match="0x07"):
+    with pytest.raises(
+        CannotSpellError,
+        match=re.escape(f"1 of the characters that every text is made of ({char!r})"),
+    ):
         tokenizer.check()
-    with pytest.raises(CannotSpellError, match="0x07"):
-        tokenizer.encode(b"a\x07")
+
+
+@pytest.mark.parametrize(
+    ("family", "data", "named"),
+    [
+        ("sparse", b"a\x04", r"the byte 0x04 of '\\x04' \(U\+0004\)"),
+        ("characters", "ab\u4e00".encode(), r"of '\u4e00' \(U\+4E00\)"),
+        ("characters", b"a\xe4", "the byte 0xE4$"),
+        ("characters", "a\u4f60".encode()[:-1], "the byte 0xE4$"),
+    ],
+)
+def test_what_can_not_be_spelled_is_named(family: str, data: bytes, named: str) -> None:
+    tokenizer = byte_tokenizer_of(family)
+    tokenizer.check()  # it may join all the same
+    with pytest.raises(CannotSpellError, match=f"no tokens for .*{named}"):
+        tokenizer.encode(data)
+
+
+def test_a_cover_goes_back_where_the_longest_token_leads_nowhere() -> None:
+    pieces = (b"a", b"abc", b"ab", b"cd", b"")
+    kinds = (*[TokenKind.TEXT] * 4, TokenKind.END)
+    vocabulary = Vocabulary(pieces, kinds)
+    assert vocabulary.cover(b"abcd") == ([2, 3], 4)
+    assert vocabulary.cover(b"aabcd" * 50) == ([0, 2, 3] * 50, 250)
+    assert vocabulary.cover(b"abcdd") == ([2, 3], 4)
+    assert vocabulary.cover(b"abc" * 300 + b"d") == ([1] * 299 + [2, 3], 901)
+    assert vocabulary.cover(b"d") == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("family", "text", "lost"),
+    [
+        ("sparse", "one\x04two\x06", "\x04"),
+        ("sparse", "one \x05 \u4f60 two", None),
+        ("characters", "\u4f60\u597d, \u4e00", "\u4e00"),
+        ("characters", "a\x07", "\x07"),
+        ("byte_level", "\x00\x04\u4e00", None),
+    ],
+)
+def test_what_a_tokenizer_loses_is_found(family: str, text: str, lost: str | None) -> None:
+    tokenizer = byte_tokenizer_of(family)
+    assert tokenizer.lost_character(text) == lost
+    if lost is None:
+        assert spelled(tokenizer, tokenizer.encode_prompt(text)) in (
+            text.encode(),
+            b" " + text.encode(),
+        )
+    else:
+        with pytest.raises(CannotSpellError, match=f"U\\+{ord(lost):04X}"):
+            tokenizer.encode_prompt(text)

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, strategies as st
 
 from gac_core import VocabularyError
-from gac_core.tokens.union import UnionVocabulary, check_spelling
+from gac_core.tokens.spelling import check_spelling
+from gac_core.tokens.union import UnionVocabulary
 from gac_core.tokens.vocabulary import Vocabulary
 from tests.fakes import FAMILIES, byte_tokenizer_of, real_source, real_tokenizer, tokenizer_of
 
@@ -107,10 +108,11 @@ def test_known_unions(a: str, b: str, size: int, common: int) -> None:
 
 @pytest.mark.real_tokenizers
 def test_unfit_members_are_refused_only_in_company() -> None:
-    check_spelling([byte_tokenizer_of("t5")])
-    check_spelling([byte_tokenizer_of("t5"), byte_tokenizer_of("t5")])
+    gpt2, t5 = byte_tokenizer_of("gpt2"), byte_tokenizer_of("t5")
+    check_spelling({"a": t5})
+    check_spelling({"a": t5, "b": t5})
     with pytest.raises(VocabularyError, match="t5"):
-        check_spelling([byte_tokenizer_of("gpt2"), byte_tokenizer_of("t5")])
+        check_spelling({"a": gpt2, "b": t5})
 
 
 @pytest.mark.real_tokenizers

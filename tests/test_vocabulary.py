@@ -1,8 +1,11 @@
+import copy
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 
 from gac_core import VocabularyError
+from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import TokenKind, Vocabulary, byte_alphabet, template_end_ids
 from tests.fakes import CORPUS, FAMILIES, REAL, real_source, real_tokenizer, tokenizer_of
 
@@ -147,3 +150,17 @@ def test_the_longest_tokens_cover_the_text_as_far_as_there_are_any() -> None:
     assert vocabulary.cover(b"da") == ([], 0)
     assert vocabulary.cover(b"x" * 100 + b"a") == ([4, 0], 101)
     assert vocabulary.cover(b"") == ([], 0)
+
+
+def test_an_added_token_that_is_a_piece_stands_for_the_bytes_of_the_piece() -> None:
+    """Gemma's added "▁▁" is two spaces, to its model and to its decoder."""
+    tokenizer = copy.deepcopy(tokenizer_of("metaspace"))
+    piece = next(p for p in sorted(tokenizer.get_vocab()) if p.startswith("▁") and len(p) > 1)
+    tokenizer.add_tokens([AddedToken(piece, normalized=False)])
+    vocabulary = Vocabulary.of(tokenizer)
+    row = id_of(tokenizer, piece)
+    assert row in vocabulary.added_text
+    assert vocabulary.token_bytes[row] == piece.replace("▁", " ").encode()
+    ours = ByteTokenizer(tokenizer, vocabulary)
+    for text in (piece, piece.replace("▁", " "), f"a{piece}b"):
+        assert spelled(vocabulary, ours.encode(text.encode())) == text

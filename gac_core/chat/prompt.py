@@ -1,8 +1,8 @@
 """Messages to each member's own prompt ids.
 
 A prompt is rendered by every member's own chat template. The content of messages is always plain
-text: no control token that a user types gets through (`sanitize_control_tokens` is given *every*
-added token, since some are neither special nor named by the template).
+text: no control token that a user types gets through (`sanitize_control_tokens` is given every
+added token that is no plain text, since some are neither special nor named by the template).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gac_core.chat.tools import text_of_calls
 from gac_core.errors import PromptError
-from gac_core.tokens.vocabulary import Vocabulary
+from gac_core.tokens.vocabulary import Vocabulary, is_plain_text
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]  # a text to go on with, or a chat
@@ -34,6 +34,7 @@ TRANSCRIPT_TEMPLATE: Final = (
     "{% if m.role != 'user' %}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Answer:{% endif %}"
 )
+TURN_MARKS: Final = tuple(f"{role.capitalize()}:" for role in ROLES)  # of this template
 
 
 def check_text(text: object, where: str) -> str:
@@ -192,7 +193,9 @@ def _render(
     # Prompts that are too long are refused later; transformers need not warn of them.
     tokenizer.deprecation_warnings[_TOO_LONG] = True
     own_controls = tokenizer.chat_control_tokens
-    tokenizer.chat_control_tokens = [t.content for t in tokenizer.added_tokens_decoder.values()]
+    tokenizer.chat_control_tokens = [
+        t.content for t in tokenizer.added_tokens_decoder.values() if not is_plain_text(t)
+    ]
     try:
         ids = tokenizer.apply_chat_template(
             messages,

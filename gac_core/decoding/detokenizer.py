@@ -1,10 +1,11 @@
-"""Bytes to pieces of text: no half character, and no letter of a stop string.
+"""Bytes to pieces of text: no half character, no letter of a stop string or of the next turn.
 
-Both objects take their input in parts with `push` and give the rest with `flush`. The pieces joined
+All objects take their input in parts with `push` and give the rest with `flush`. The pieces joined
 are the same however the input was cut into parts.
 """
 
 import codecs
+import re
 from collections.abc import Sequence
 
 
@@ -71,6 +72,51 @@ class StopMatcher:
         text = self.push("")
         rest, self._held = self._held, ""
         return text + rest
+
+
+class TurnMatcher:
+    """Text up to where the next turn of a transcript begins, such as "User:" on a line of its own.
+
+    A turn begins with a mark at the beginning of a line; the blanks and line breaks before it are
+    no part of the text. Text that could be the beginning of a turn is held back.
+
+    Args:
+        marks: with which turns begin; without any, all text passes.
+
+    Attributes:
+        found: whether a turn has begun.
+
+    """
+
+    def __init__(self, marks: Sequence[str] = ()) -> None:
+        begun = {mark[:n] for mark in marks for n in range(len(mark))}
+        self._turn = _after_break(marks, "")
+        self._begun = _after_break(sorted(begun, key=len, reverse=True), r"\Z")
+        self._held = ""
+        self.found = False
+
+    def push(self, text: str) -> str:
+        """The text that is certainly before the next turn."""
+        if self.found:
+            return ""
+        held = self._held + text
+        turn = self._turn.search(held)
+        self.found = turn is not None
+        begun = turn or self._begun.search(held)
+        certain = len(held) if begun is None else begun.start()
+        self._held = "" if self.found else held[certain:]
+        return held[:certain]
+
+    def flush(self) -> str:
+        """The text that is still held back."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+def _after_break(words: Sequence[str], end: str) -> re.Pattern[str]:
+    """One of some words at the beginning of a line, with the line breaks before it."""
+    choices = "|".join(map(re.escape, words)) if words else "(?!)"  # which never matches
+    return re.compile(rf"[\r\n]\s*(?:{choices}){end}")
 
 
 def _overlap(text: str, stop: str) -> int:

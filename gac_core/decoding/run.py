@@ -10,7 +10,8 @@ from typing import Final
 
 import torch
 
-from gac_core.decoding.detokenizer import StopMatcher, TextDecoder
+from gac_core.chat.prompt import TURN_MARKS
+from gac_core.decoding.detokenizer import StopMatcher, TextDecoder, TurnMatcher
 from gac_core.decoding.drafting import drafted
 from gac_core.decoding.request import Decoder, Method, Request
 from gac_core.errors import MethodError
@@ -43,6 +44,7 @@ class Run:
         # A stop string ends the free text beside tools, but cuts no call in half.
         until = CALL_OPENS if request.sampling.grammar is not None else ""
         self._stops = StopMatcher(request.sampling.stop, until)
+        self._turns = TurnMatcher(TURN_MARKS if _ends_at_turns(request) else ())
         self._fused_steps = 0
         self._steps = 0
         self._asks = 0  # since the last step
@@ -114,19 +116,24 @@ class Run:
     def _complete(self, step: Step) -> Step:
         """The step with the text that is certain with it and, if it is the last, the outcome."""
         self._fused_steps += step.decided_by == "ensemble"
-        text = self._stops.push(self._text.push(step.unit))
+        text = self._turns.push(self._stops.push(self._text.push(step.unit)))
         reason = self._finish_reason(step)
         if reason is None:
             return replace(step, text=text)
-        text += self._stops.push(self._text.flush())
-        text += self._stops.flush()
-        if self._stops.matched is not None:
+        text += self._turns.push(self._stops.push(self._text.flush()))
+        text += self._turns.push(self._stops.flush()) + self._turns.flush()
+        if self._is_stopped:
             reason = "stop"
         return replace(step, text=text, outcome=self._outcome(reason))
 
+    @property
+    def _is_stopped(self) -> bool:
+        """Whether a stop string or the next turn was found."""
+        return self._turns.found or self._stops.matched is not None
+
     def _finish_reason(self, step: Step) -> FinishReason | None:
         answer = self.request.answer
-        if self._stops.matched is not None:
+        if self._is_stopped:
             return "stop"
         if step.is_end:
             return "length" if answer.was_truncated else "stop"
@@ -151,7 +158,21 @@ class Run:
         )
         seed = request.sampling.seed
         assert seed is not None
-        return Outcome(reason, self._stops.matched, usage, seed)
+        stop = None if self._turns.found else self._stops.matched
+        return Outcome(reason, stop, usage, seed)
+
+
+def _ends_at_turns(request: Request) -> bool:
+    """Whether the answer ends where the next turn begins.
+
+    A member without a chat template has no other way to end its answer. A grammar ends by itself.
+    """
+    grammar = request.sampling.grammar
+    return (
+        request.is_chat
+        and any(member.reads_transcript for member in request.members)
+        and (grammar is None or grammar.begins_free)
+    )
 
 
 def _decode(method: Method, request: Request) -> Decoder:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gac_core.decoding.paths import Floats, Leaf, Paths
@@ -110,11 +111,13 @@ class FirstTokens:
 
     Args:
         primary: the primary's tokens.
+        allowed: which of its rows may be written, (size,) of bool.
 
     """
 
-    def __init__(self, primary: Vocabulary) -> None:
-        self._ids = primary.ids_by_bytes
+    def __init__(self, primary: Vocabulary, allowed: torch.Tensor) -> None:
+        may = allowed.tolist()
+        self._ids = {data: row for data, row in primary.ids_by_bytes.items() if may[row]}
         self._longest = max(map(len, self._ids))
         self.size = len(primary)
         self.end_row = min(primary.end_ids)

@@ -64,7 +64,8 @@ class SharedState:
     @cached_property
     def first_tokens(self) -> FirstTokens:
         """With which of the primary's tokens a text begins."""
-        return FirstTokens(self.members[self.config.primary].tokenizer.vocabulary)
+        primary = self.config.primary
+        return FirstTokens(self.union.vocabularies[primary], self.union.allowed(primary))
 
     @cached_property
     def weights(self) -> torch.Tensor:

@@ -18,6 +18,7 @@ from functools import partial
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
+from gac_core.engine.process import OneProcess
 from gac_core.engine.workers import Batch, Worker, drop, workers_of
 from gac_core.errors import EngineClosedError
 from gac_core.members.base import Ask, Member
@@ -46,6 +47,8 @@ class Engine:
         self._max_batch = max_batch
         self._workers = workers_of(self._members)
         self._inbox: queue.SimpleQueue[Job | Batch | None] = queue.SimpleQueue()
+        self._process = OneProcess()
+        self._process.check()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._is_closed = False
@@ -71,8 +74,10 @@ class Engine:
 
         Raises:
             EngineClosedError: the engine was closed.
+            ForkedError: it was made in another process.
 
         """
+        self._process.check()
         job = Job(next(self._serials), method, request, sink, on_error, self._inbox.put)
         with self._lock:
             if self._is_closed:
@@ -86,10 +91,13 @@ class Engine:
     def stop(self) -> None:
         """Have the engine stop soon, without waiting; finalizers may call it in any thread."""
         self._is_closed = True
-        self._inbox.put(None)
+        if not self._process.is_elsewhere:
+            self._inbox.put(None)
 
     def close(self) -> None:
         """Stop; requests that are not finished fail with `EngineClosedError`."""
+        if self._process.is_elsewhere:  # there is no thread to stop, and the lock may be held
+            return
         with self._lock:
             self.stop()
             thread = self._thread

@@ -13,6 +13,7 @@ from typing import Final, Generic, Self, TypeVar
 
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
+from gac_core.engine.process import OneProcess
 from gac_core.outputs import Step
 
 Submit = Callable[[Sink, OnError], Job]
@@ -39,6 +40,8 @@ class _Inbox(Generic[_End]):
     _job: Job | None = None
 
     def __init__(self, submit: Submit, post: Callable[[Item], None], owner: object) -> None:
+        self._process = OneProcess()
+        self._process.check()
         self._post = post
         self._owner = owner  # kept alive for as long as there are steps to come
         self._is_over = False
@@ -96,6 +99,7 @@ class Stream(_Inbox[StopIteration]):
         return self
 
     def __next__(self) -> Step:
+        self._process.check()
         return self._read(_CLOSED if self._is_over else self._items.get())
 
     def __enter__(self) -> Self:
@@ -128,6 +132,7 @@ class AsyncStream(_Inbox[StopAsyncIteration]):
         return self
 
     async def __anext__(self) -> Step:
+        self._process.check()
         return self._read(_CLOSED if self._is_over else await self._items.get())
 
     async def aclose(self) -> None:

@@ -41,7 +41,12 @@ def short_text(grammar: Grammar) -> bytes | None:
 
 
 def search_end(
-    grammar: Grammar, matcher: LLMatcher, written: bytes, within_budget: WithinBudget
+    grammar: Grammar,
+    matcher: LLMatcher,
+    written: bytes,
+    within_budget: WithinBudget,
+    *,
+    characters: str = ".",
 ) -> bytes | None:
     """How a text could end that is written so far; None if no end was found.
 
@@ -50,10 +55,11 @@ def search_end(
         matcher: its state over single bytes after what is written.
         written: so far.
         within_budget: whether an end is short enough; the search for a shorter one stops there.
+        characters: which may be in it, as a regular expression of one.
 
     """
     if grammar.kind == "regex":
-        return shortest_match(grammar.patterns[0], written)
+        return shortest_match(grammar.patterns[0], written, characters=characters)
     text = _open_json_text(written) if grammar.patterns else None
     end = None if text is None else _end_by_pattern(grammar, matcher, text, within_budget)
     return short_end(matcher, hints(grammar), within_budget) if end is None else end

@@ -5,7 +5,7 @@ of the token budget for a known end, so that an answer is complete when its step
 is in the language is decided on bytes and never depends on how text is cut into units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import cached_property, lru_cache, partial
 from typing import Self
@@ -18,6 +18,7 @@ from gac_core.errors import ContextOverflowError, GrammarError
 from gac_core.grammar.completion import search_end, short_text
 from gac_core.grammar.grammar import Grammar
 from gac_core.grammar.matcher import byte_matcher, error_of, new_matcher, unit_tokenizer
+from gac_core.tokens.spelling import CommonSpelling
 from gac_core.tokens.union import UnionVocabulary
 
 
@@ -26,11 +27,13 @@ class GrammarEngine:
 
     Args:
         union: whose units answers are made of.
+        spelling: which units every member can write; what the union says by default.
 
     """
 
-    def __init__(self, union: UnionVocabulary) -> None:
+    def __init__(self, union: UnionVocabulary, spelling: CommonSpelling | None = None) -> None:
         self.union = union
+        self.spelling = spelling or union.spelling
         self._templates = lru_cache(maxsize=64)(self._template)
 
     def constraint(
@@ -61,13 +64,19 @@ class GrammarEngine:
         return "_tokenizer" in self.__dict__
 
     def encode_greedily(self, data: bytes) -> list[int] | None:
-        """The longest of the primary's own tokens, left to right; None if it lacks some bytes."""
+        """The longest of the primary's own tokens, left to right.
+
+        None if it lacks some bytes, or if another member can not write one of these tokens.
+        """
         ids, covered = self.union.vocabularies[self.union.primary].cover(data)
-        return ids if covered == len(data) else None
+        if covered < len(data):
+            return None
+        can_all_write = all(self.spelling.allows(self.union.unit(row)) for row in ids)
+        return ids if can_all_write else None
 
     @cached_property
     def _tokenizer(self) -> LLTokenizer:
-        return unit_tokenizer(self.union, self.encode_greedily)
+        return unit_tokenizer(self.union, self.spelling, self.encode_greedily)
 
     def _template(self, grammar: Grammar) -> LLMatcher:
         matcher = new_matcher(self._tokenizer, grammar.lark)
@@ -107,8 +116,14 @@ class Constraint:
         within_budget = partial(self._is_within, steps=steps, context_budgets=context_budgets)
         end = short_text(self._grammar)
         if end is not None and not within_budget(end):
-            end = search_end(self._grammar, self._bytes, b"", within_budget) or end
+            end = self._search_end(self._bytes, b"", within_budget) or end
         tokens = None if end is None else self._engine.encode_greedily(end)
+        if end is not None and tokens is None:
+            raise GrammarError(
+                f"the shortest text found that fits the grammar, {end.decode(errors='replace')!r}, "
+                "has characters that some member can not write; leave them out of the grammar, or "
+                "that member out of the ensemble"
+            )
         if end is None or tokens is None:
             raise GrammarError(
                 f"no end was found for this grammar ({self._grammar.kind}); bound its patterns, "
@@ -216,4 +231,13 @@ class Constraint:
         probe = after.deep_copy()
         if probe.try_consume_tokens(list(self.end)) == len(self.end) and probe.is_accepting():
             return self.end
-        return search_end(self._grammar, after, self._written + unit, lambda _: True)
+        return self._search_end(after, self._written + unit, self._can_be_written)
+
+    def _search_end(
+        self, matcher: LLMatcher, written: bytes, is_enough: Callable[[bytes], bool]
+    ) -> bytes | None:
+        characters = self._engine.spelling.characters
+        return search_end(self._grammar, matcher, written, is_enough, characters=characters)
+
+    def _can_be_written(self, end: bytes) -> bool:
+        return self._engine.encode_greedily(end) is not None

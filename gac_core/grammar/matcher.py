@@ -16,6 +16,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from gac_core.errors import GrammarError
 
 if TYPE_CHECKING:  # which brings torch, and configurations are read without
+    from gac_core.tokens.spelling import CommonSpelling
     from gac_core.tokens.union import UnionVocabulary
 
 # Forced text must not be held to one spelling: members cut it into units each in its own way.
@@ -99,17 +100,20 @@ def check_language(lark: str, what: str) -> None:
 
 
 def unit_tokenizer(
-    union: "UnionVocabulary", encode: Callable[[bytes], list[int] | None]
+    union: "UnionVocabulary",
+    spelling: "CommonSpelling",
+    encode: Callable[[bytes], list[int] | None],
 ) -> LLTokenizer:
     """The rows of a union as a tokenizer; takes a second for large unions.
 
     Args:
         union: whose rows.
+        spelling: which units every member can write.
         encode: text to rows; None if it can not be written.
 
     """
     return LLTokenizer(
-        _UnitTokens(union, encode), n_vocab=union.size, eos_token=sorted(union.end_rows)
+        _UnitTokens(union, spelling, encode), n_vocab=union.size, eos_token=sorted(union.end_rows)
     )
 
 
@@ -117,11 +121,14 @@ class _UnitTokens(TokenizerWrapper):
     """The rows of a union in the form in which llguidance reads a tokenizer."""
 
     def __init__(  # instead of the base class's, which reads a Hugging Face tokenizer
-        self, union: "UnionVocabulary", encode: Callable[[bytes], list[int] | None]
+        self,
+        union: "UnionVocabulary",
+        spelling: "CommonSpelling",
+        encode: Callable[[bytes], list[int] | None],
     ) -> None:
         self.is_tokenizer_wrapper = True
         self.bos_token_id = None
-        text = set(union.rows.values())
+        text = {row for unit, row in union.rows.items() if spelling.allows(unit)}
         if union.is_shared:  # where several ids may have the same bytes
             text |= set(union.vocabularies[union.primary].text_ids)
         self.eos_token_id = min(union.end_rows)

@@ -11,13 +11,8 @@ and so is a scorer, with `check_scorer`. `make_ensemble` builds ensembles of tin
 """
 
 from gac_core.engine.naive import run_naively
-from gac_core.testing.laws import (
-    assert_nothing_held,
-    assert_same,
-    check_method,
-    check_scorer,
-    naively,
-)
+from gac_core.testing.comparison import assert_nothing_held, assert_same, naively
+from gac_core.testing.laws import check_method, check_scorer
 from gac_core.testing.models import (
     FAMILIES,
     ScriptedModel,

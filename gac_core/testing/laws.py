@@ -5,9 +5,7 @@ takes: ``{"method": "cascade", "threshold": 0.4}``.
 """
 
 import itertools
-import math
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -15,26 +13,24 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from gac_core.chat.prompt import Prompt
+from gac_core.chat.prompt import TURN_MARKS, Prompt
 from gac_core.config import SamplingParams
-from gac_core.decoding.request import Request
-from gac_core.engine.naive import run_naively
 from gac_core.ensemble import Ensemble
-from gac_core.errors import ConfigError
+from gac_core.errors import ConfigError, PromptError
 from gac_core.grammar.grammar import Grammar
 from gac_core.members.base import Query, Scorer
 from gac_core.method_specs import PRESETS, MethodSpec
 from gac_core.outputs import Output
 from gac_core.registry import METHODS
-from gac_core.testing.models import make_ensemble, pair as tiny_pair, random_gate
+from gac_core.testing.comparison import assert_nothing_held, assert_same, naively
+from gac_core.testing.models import LACKING, make_ensemble, pair as tiny_pair, random_gate
+from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import TokenKind
 
 Configuration = Mapping[str, Any]
 Make = Callable[..., Ensemble]
 
 CHAT: Final[Prompt] = [{"role": "user", "content": "Hello, how are you? 🙂"}]
-_TOLERANCE: Final = 1e-6  # of the probabilities and logprobs of a step, in float64
-_PATIENCE: Final = 20.0  # seconds until memory must have been freed
 # Options that name a file, and what makes such a file.
 _RESOURCES: Final[dict[str, Callable[[], str]]] = {"gate": random_gate}
 
@@ -64,54 +60,6 @@ def can_draw(configuration: Configuration) -> bool:
         except ConfigError:
             return False
     return True
-
-
-def naively(ensemble: Ensemble, prompt: Prompt, **sampling: Any) -> tuple[Output, Request]:
-    """The same request on the naive driver: no cache, no batch, no thread.
-
-    Args:
-        ensemble: the ensemble that answers.
-        prompt: a text to continue, or chat messages.
-        sampling: fields of `SamplingParams`.
-
-    Returns:
-        The answer, and the request as it is after it.
-
-    """
-    params = SamplingParams.of({"seed": 0, **sampling})
-    request = ensemble.runtime.request(prompt, params)
-    return run_naively(ensemble.runtime.method, request), request
-
-
-# ------------------------------------------------ comparisons
-
-
-def assert_same(a: Output, b: Output) -> None:
-    """Assert that two answers have the same text and steps, up to rounding of probabilities."""
-    for what in ("unit", "text", "decided_by"):
-        ours, theirs = ([getattr(step, what) for step in output.steps] for output in (a, b))
-        assert ours == theirs, f"{what}s differ: {ours} and {theirs}"
-    assert (a.text, a.finish_reason, a.stop, a.usage) == (b.text, b.finish_reason, b.stop, b.usage)
-    for one, other in zip(a.steps, b.steps, strict=True):
-        assert _are_close(one.logprob, other.logprob)  # -inf if no member gave it any probability
-        for mine, its in zip(one.members, other.members, strict=True):
-            assert (mine.name, mine.top) == (its.name, its.top)
-            assert abs(mine.prob - its.prob) < _TOLERANCE
-
-
-def _are_close(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-
-
-def assert_nothing_held(ensemble: Ensemble) -> None:
-    """Law 10: no memory is held any more, soon after the last answer.
-
-    It is read from the scorers' `held_sequences`, which a `Scorer` need not have.
-    """
-    deadline = time.monotonic() + _PATIENCE
-    while any(getattr(member.scorer, "held_sequences", 0) for member in ensemble.members):
-        assert time.monotonic() < deadline, "sequences are still held"
-        time.sleep(0.01)
 
 
 # ------------------------------------------------ laws
@@ -292,7 +240,9 @@ def law_8_pieces_join(output: Output, stop: Sequence[str] = ()) -> None:
     expected = output.text if output.stop is None else output.text + output.stop
     assert whole.startswith(expected), f"{whole!r} does not begin with {expected!r}"
     if output.stop is None:
-        assert whole == output.text
+        rest = whole.removeprefix(output.text)
+        is_turn = rest[:1] in ("\r", "\n") and rest.lstrip().startswith(TURN_MARKS)
+        assert not rest or is_turn, f"{rest!r} is lost"
 
 
 def law_12_grammars_hold(
@@ -310,6 +260,58 @@ def law_12_grammars_hold(
             grammar = Grammar.choice(choices)
             output = ensemble.generate(prompt, grammar=grammar, max_new_tokens=24, **sampling)
             assert output.text in choices, f"{output.text!r} is none of {choices}"
+
+
+def law_14_nothing_that_some_member_can_not_spell(
+    families: Sequence[str],
+    configuration: Configuration,
+    prompt: Prompt,
+    *,
+    make: Make = make_ensemble,
+    **sampling: Any,
+) -> None:
+    """What some member can not spell is never written, and refused in a prompt.
+
+    Args:
+        families: of the members, one of which at least lacks bytes.
+        configuration: what is checked.
+        prompt: a text to continue, or chat messages.
+        make: makes the ensemble.
+        sampling: fields of `SamplingParams`.
+
+    """
+    with make(families, **configuration) as ensemble:
+        output, request = naively(ensemble, prompt, **sampling)
+        assert_same(ensemble.generate(prompt, **{"seed": 0, **sampling}), output)
+        written = b"".join(step.unit for step in output.steps)
+        for member, history in zip(ensemble.members, request.histories, strict=True):
+            vocabulary = member.tokenizer.vocabulary
+            assert vocabulary.cover(written)[1] == len(written), f"{member.name} lacks {written!r}"
+            own = b"".join(vocabulary.token_bytes[i] for i in history.ids[history.prompt_length :])
+            assert own in (written, b" " + written), f"{member.name} read {own!r}, not {written!r}"
+        lacked = [(m.name, c) for m in ensemble.members if (c := _lacked_by(m.tokenizer))]
+        assert lacked, f"none of {families} lacks anything"
+        for name, char in lacked:
+            for refused in (f"a{char}", [{"role": "user", "content": f"a{char}"}]):
+                complaint = _refusal(ensemble, refused)
+                assert complaint, f"{name} was given {char!r}, which it lacks"
+                assert f"U+{ord(char):04X}" in complaint, f"{complaint} does not name {char!r}"
+                assert any(other in complaint for other, _ in lacked), f"no member in {complaint}"
+
+
+def _refusal(ensemble: Ensemble, prompt: Prompt) -> str:
+    """Why a prompt is refused; empty if it is not."""
+    try:
+        ensemble.prompt_ids(prompt)
+    except PromptError as error:
+        return str(error)
+    return ""
+
+
+def _lacked_by(tokenizer: ByteTokenizer) -> str | None:
+    """A character that a tokenizer has no tokens for, or None."""
+    rare = (*map(chr, range(0x20)), "\u4e00", "\u0e01", "\U00050000")
+    return next((char for char in rare if tokenizer.lost_character(char)), None)
 
 
 # ------------------------------------------------ all at once
@@ -364,6 +366,10 @@ def _check_method(configuration: Configuration, families: Sequence[str]) -> None
             law_8_pieces_join(ensemble.generate(prompt, **sampling), sampling["stop"])
     if can_draw(configuration):
         law_12_grammars_hold(families, configuration, CHAT, temperature=1.0, seed=5)
+    for lacking, sampling in itertools.product(LACKING, sampled):
+        law_14_nothing_that_some_member_can_not_spell(
+            (families[0], lacking), configuration, CHAT, **sampling
+        )
 
 
 def check_scorer(

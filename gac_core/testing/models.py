@@ -78,11 +78,15 @@ GPT4_SPLIT = (
 # Byte-level BPE as of GPT-2, Qwen, Llama 3 and GPT-NeoX (byte_level, chatml, tiktoken, neox), and
 # SentencePiece as BPE (legacy as of Llama 2, metaspace) and as Unigram.
 FAMILIES = ("byte_level", "chatml", "legacy", "metaspace", "tiktoken", "unigram", "neox")
+# Tokenizers that lack bytes: six control characters as SmolLM2's, and Unigram without byte
+# fallback, which knows printable ASCII and the characters of `CORPUS`.
+LACKING = ("sparse", "characters")
+_SPARSE_BYTES = (0x04, 0x06, 0x13, 0x14, 0x16, 0x1D)
 
 
 @cache
 def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
-    """A small tokenizer of one of the `FAMILIES`, trained on `CORPUS`."""
+    """A small tokenizer of one of the `FAMILIES` or `LACKING`, trained on `CORPUS`."""
     controls, template, size = {
         "byte_level": (["<|endoftext|>"], None, 330),
         "chatml": (["<|im_end|>", "<|im_start|>", "<|endoftext|>"], CHATML, 420),
@@ -91,12 +95,16 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
         "tiktoken": (["<|end|>", "<|begin|>", "<|eot|>", "<|head|>", "<|/head|>"], HEADER, 380),
         "unigram": (["</s>", "<s>", "<unk>"], None, 200),
         "neox": (["<|endoftext|>", "<|padding|>"], None, 350),
+        "sparse": (["<|im_end|>", "<|im_start|>"], CHATML, 400),
+        "characters": (["</s>", "<s>", "<unk>"], None, 300),
     }[family]
     backend, trainer = _untrained(family, controls, size)
     if trainer is not None:
         backend.train_from_iterator(CORPUS, trainer)
     if family in ("legacy", "metaspace", "unigram"):
         backend = _with_byte_tokens(backend, len(controls))
+    if family == "sparse":
+        backend = _without_bytes(backend)
     if family == "neox":
         backend.add_tokens([AddedToken(" " * n, normalized=False) for n in (6, 5, 4, 3, 2)])
         backend.add_tokens([AddedToken("<tool_call>", normalized=False)])
@@ -122,7 +130,7 @@ def _untrained(family: str, controls: list[str], size: int) -> tuple[Tokenizer, 
     special = [AddedToken(c, special=True, normalized=False) for c in controls]
     options: dict[str, Any] = {"vocab_size": size, "special_tokens": special}
     options["show_progress"] = False
-    if family in ("byte_level", "chatml", "tiktoken", "neox"):
+    if family in ("byte_level", "chatml", "tiktoken", "neox", "sparse"):
         backend = Tokenizer(models.BPE())
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         if family == "tiktoken":
@@ -139,9 +147,13 @@ def _untrained(family: str, controls: list[str], size: int) -> tuple[Tokenizer, 
         backend.decoder = decoders.ByteLevel()
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
         return backend, trainers.BpeTrainer(initial_alphabet=alphabet, **options)
-    if family == "unigram":
+    if family in ("unigram", "characters"):
+        has_bytes = family == "unigram"
         pieces = [(c, 0.0) for c in controls] + _frequent_pieces(size - len(controls))
-        backend = Tokenizer(models.Unigram(pieces, controls.index("<unk>"), True))
+        if not has_bytes:
+            known = {piece for piece, _ in pieces}
+            pieces += [(c, -20.0) for c in map(chr, range(0x21, 0x7F)) if c not in known]
+        backend = Tokenizer(models.Unigram(pieces, controls.index("<unk>"), has_bytes))
         backend.add_special_tokens(special)
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
         backend.decoder = decoders.Sequence(
@@ -183,6 +195,15 @@ def _frequent_pieces(count: int) -> list[tuple[str, float]]:
     kept = ranked[:count]
     total = sum(found[piece] for piece in kept)
     return [(piece, math.log(found[piece] / total)) for piece in kept]
+
+
+def _without_bytes(backend: Tokenizer) -> Tokenizer:
+    """A byte-level tokenizer that has words in the place of some bytes."""
+    spec = json.loads(backend.to_str())
+    vocabulary = spec["model"]["vocab"]
+    for byte in _SPARSE_BYTES:
+        vocabulary[f"qzx{byte}"] = vocabulary.pop(chr(0x100 + byte))  # the letter for the byte
+    return Tokenizer.from_str(json.dumps(spec))
 
 
 def _with_byte_tokens(backend: Tokenizer, controls: int) -> Tokenizer:

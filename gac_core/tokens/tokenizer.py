@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Tokenizer
 from gac_core.errors import CannotSpellError, RewritesTextError
 from gac_core.tokens.sorted_tokens import SortedTokens
 from gac_core.tokens.vocabulary import (
-    NEVER_IN_TEXT,
+    IN_EVERY_TEXT,
     TokenKind,
     Vocabulary,
     component_specs,
@@ -86,10 +86,35 @@ class ByteTokenizer:
 
         """
         ids = self._encode_start(text)
-        if not self._is_text(ids):  # an unknown character, or markup that is a piece (Unigram)
+        # An unknown character, or markup that is a piece (Unigram).
+        if not self._is_text(ids) or self.lost_character(text) is not None:
             prefix = b" " if self._adds_leading_space else b""
             ids = self.encode_greedily(prefix + text.encode())
         return [*self.bos_ids, *ids]
+
+    def lost_character(self, text: str) -> str | None:
+        """The first character that this tokenizer loses, for want of a token; None if none is lost.
+
+        What its normalizer makes of a character is not lost.
+        """
+        if self.vocabulary.missing_bytes.isdisjoint(text.encode()):
+            return None
+        ids = self._encode_start(text)
+        if self._is_text(ids) and self._bytes(ids) in (text.encode(), b" " + text.encode()):
+            return None
+        return next((char for char in dict.fromkeys(text) if self._loses(char)), None)
+
+    def _loses(self, char: str) -> bool:
+        data = char.encode()
+        if self.vocabulary.missing_bytes.isdisjoint(data):
+            return False
+        ids = self._encode_start(char)
+        if not self._is_text(ids):
+            return True
+        normalized = self._encode_start.normalized(char).lstrip("\u2581 ")
+        if normalized != char:
+            return bool(normalized) and not self._bytes(ids).strip()
+        return self._bytes(ids).removeprefix(b" ") != data
 
     def encode(self, data: bytes) -> list[int]:
         """The ids with which the tokenizer itself would write these bytes, as the rest of a text.
@@ -176,9 +201,7 @@ class ByteTokenizer:
         """
         ids, covered = self.vocabulary.cover(data)
         if covered < len(data):
-            raise CannotSpellError(
-                f"{self.name} has no tokens for the byte 0x{data[covered]:02X} of {data!r}"
-            )
+            raise CannotSpellError(f"{self.name} has no tokens for {_character_at(data, covered)}")
         return ids
 
     def check(self) -> None:
@@ -186,24 +209,24 @@ class ByteTokenizer:
 
         Raises:
             RewritesTextError: it changes text (lower-cases, strips accents, drops blanks).
-            CannotSpellError: bytes of ordinary text have no token.
+            CannotSpellError: printable ASCII, tab or newline have no token.
 
         """
         self._check_rewriting(_LETTERS)
-        missing = sorted(self.vocabulary.missing_bytes - NEVER_IN_TEXT)
+        missing = sorted(self.vocabulary.missing_bytes & IN_EVERY_TEXT)
         if missing:
-            shown = ", ".join(f"0x{b:02X}" for b in missing[:16]) + (", ..." * (len(missing) > 16))
+            shown = " ".join(repr(chr(b)) for b in missing[:16]) + " ..." * (len(missing) > 16)
             raise CannotSpellError(
-                f"{self.name} has no tokens for {len(missing)} of the bytes that text is made of "
-                f"({shown}), so it can not follow what other members write; use a model whose "
-                "tokenizer is byte-level or has byte fallback, or use this one alone"
+                f"{self.name} has no tokens for {len(missing)} of the characters that every text "
+                f"is made of ({shown}), so it can not follow what other members write; use a model "
+                "whose tokenizer is byte-level or has byte fallback, or use this one alone"
             )
         self._check_rewriting(_BLANKS)
 
     def _check_rewriting(self, probes: Sequence[str]) -> None:
         for text in probes:
             ids = self._encode_start(text)
-            if not self._is_text(ids):
+            if not self._is_text(ids) or self.lost_character(text) is not None:
                 continue  # unknown characters; `check` looks for them by bytes
             read = self._bytes(ids).decode(errors="replace")
             if read not in (text, " " + text):
@@ -211,6 +234,16 @@ class ByteTokenizer:
                     f"{self.name} reads {text!r} as {read!r}: it changes the text it is given, so "
                     "it can not share a text with other members; use this model alone"
                 )
+
+
+def _character_at(data: bytes, place: int) -> str:
+    """The character of which the byte at a place is a part, for messages; else the byte."""
+    start = place
+    while start > 0 and 0x80 <= data[start] < 0xC0:
+        start -= 1
+    char = data[start : start + 4].decode(errors="replace")[:1]
+    named = f"the byte 0x{data[place]:02X}"
+    return named if char == "\ufffd" else f"{named} of {char!r} (U+{ord(char):04X})"
 
 
 def _last_word_start(data: bytes) -> int:
@@ -254,6 +287,10 @@ class _Encoder:
             for true in vocabulary.added_text
             if (other := self._tokenizer.token_to_id(added[true].content)) != true
         }
+
+    def normalized(self, text: str) -> str:
+        """The text as the model reads it."""
+        return str(self._tokenizer.normalizer.normalize_str(text))
 
     def __call__(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids

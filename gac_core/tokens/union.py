@@ -17,8 +17,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from gac_core.tokens.tokenizer import ByteTokenizer
-from gac_core.tokens.vocabulary import NEVER_IN_TEXT, TokenKind, Vocabulary
+from gac_core.tokens.spelling import CommonSpelling
+from gac_core.tokens.vocabulary import TokenKind, Vocabulary, are_same_text
 
 
 class UnionVocabulary:
@@ -28,6 +28,7 @@ class UnionVocabulary:
         vocabularies: one per member.
         primary: index of the member whose rows come first.
         device: where distributions over the union are.
+        by_bytes: whether text is written byte by byte; see `CommonSpelling`.
 
     Attributes:
         vocabularies: one per member.
@@ -35,6 +36,7 @@ class UnionVocabulary:
         device: where distributions over the union are.
         size: number of rows.
         is_shared: whether all members have one and the same vocabulary.
+        spelling: which units every member can write; all others are masked.
         end_rows: the rows that end an answer; several only if all members share them.
 
     """
@@ -44,14 +46,16 @@ class UnionVocabulary:
         vocabularies: Sequence[Vocabulary],
         primary: int = 0,
         device: torch.device | str = "cpu",
+        *,
+        by_bytes: bool = False,
     ) -> None:
         self.vocabularies = tuple(vocabularies)
         self.primary = primary
         self.device = torch.device(device)
         first = self.vocabularies[primary]
         self.is_shared = are_same_text(self.vocabularies)
+        self.spelling = CommonSpelling(self.vocabularies, by_bytes=by_bytes)
         self._units = list(first.token_bytes)
-        unspellable: frozenset[int] = frozenset()
         if self.is_shared:
             agree = all(v.end_ids == first.end_ids for v in self.vocabularies)
             self.end_rows = first.end_ids if agree else frozenset({min(first.end_ids)})
@@ -63,10 +67,8 @@ class UnionVocabulary:
             }
             self._units += sorted(added)
             self.end_rows = frozenset({min(first.end_ids)})
-            unspellable = frozenset[int]().union(*(v.missing_bytes for v in self.vocabularies))
-            assert unspellable <= NEVER_IN_TEXT, "a member that can not spell text was let in"
         self.size = len(self._units)
-        self._allowed = tuple(_allowed(v, unspellable) for v in self.vocabularies)
+        self._allowed = tuple(_allowed(v, self.spelling) for v in self.vocabularies)
         self._masked = [(~allowed).nonzero().flatten() for allowed in self._allowed]
         self._maps = tuple(self._map(m) for m in range(len(self.vocabularies)))
 
@@ -110,6 +112,10 @@ class UnionVocabulary:
     def from_units(self, mask: torch.Tensor) -> torch.Tensor:
         """A mask over the units; see `Space`."""
         return mask
+
+    def allowed(self, member: int) -> torch.Tensor:
+        """Which of a member's own rows may be written, (vocab_size,) of bool."""
+        return self._allowed[member]
 
     def has(self, member: int) -> torch.Tensor:
         """Which rows a member has a token for, (size,) of bool."""
@@ -276,30 +282,12 @@ class _Scatter:
         return out
 
 
-def are_same_text(vocabularies: Sequence[Vocabulary]) -> bool:
-    """Whether all have the same text at the same ids; padding rows and end tokens may differ."""
-    first = vocabularies[0]
-    return all(v is first or v.text_by_id == first.text_by_id for v in vocabularies[1:])
-
-
-def _allowed(vocabulary: Vocabulary, unspellable: frozenset[int]) -> torch.Tensor:
+def _allowed(vocabulary: Vocabulary, spelling: CommonSpelling) -> torch.Tensor:
     """Which rows may be chosen: END, and text that every member can spell. (vocab_size,) of bool"""
     return torch.tensor(
         [
             kind is TokenKind.END
-            or (kind is TokenKind.TEXT and (not unspellable or unspellable.isdisjoint(data)))
+            or (kind is TokenKind.TEXT and (spelling.is_complete or spelling.allows(data)))
             for kind, data in zip(vocabulary.kinds, vocabulary.token_bytes, strict=True)
         ]
     )
-
-
-def check_spelling(tokenizers: Sequence[ByteTokenizer]) -> None:
-    """Refuse tokenizers that can not write the others' text, unless all share one vocabulary.
-
-    Raises:
-        VocabularyError: a tokenizer can not spell ordinary text, or rewrites it.
-
-    """
-    if not are_same_text([tokenizer.vocabulary for tokenizer in tokenizers]):
-        for tokenizer in tokenizers:
-            tokenizer.check()

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Bytes that occur in no text: those that UTF-8 never uses, and those that begin only characters of
 # the planes 4 to 11, none of which is assigned.
 NEVER_IN_TEXT: Final = frozenset({0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100)})
+# What every member of an ensemble can spell: printable ASCII, tab and newline.
+IN_EVERY_TEXT: Final = frozenset({0x09, 0x0A, *range(0x20, 0x7F)})
 
 
 class TokenKind(IntEnum):
@@ -96,21 +98,29 @@ class Vocabulary:
         return ids
 
     def cover(self, data: bytes) -> tuple[list[int], int]:
-        """The longest tokens that fit, from left to right, until none fits.
+        """The longest tokens that fit, from left to right; shorter ones where no others go on.
 
         Returns:
-            Their ids, and the number of bytes they cover: all, unless some have no token.
+            Their ids, and the number of bytes they cover: all, unless no tokens spell them.
 
         """
-        tokens, ids, at = self.ids_by_bytes, [], 0
+        tokens, ids, at = self.ids_by_bytes, list[int](), 0
+        reached, furthest = 0, list[int]()
+        dead: set[int] = set()  # places from which no tokens lead to the end
         while at < len(data):
             for length in self._lengths.get(data[at : at + 1], ()):
-                if at + length <= len(data) and (piece := data[at : at + length]) in tokens:
+                end = at + length
+                if end <= len(data) and end not in dead and (piece := data[at:end]) in tokens:
                     ids.append(tokens[piece])
-                    at += length
+                    at = end
                     break
             else:
-                break
+                dead.add(at)
+                if at > reached:
+                    reached, furthest = at, ids.copy()
+                if not ids:
+                    return furthest, reached
+                at -= len(self.token_bytes[ids.pop()])
         return ids, at
 
     @cached_property
@@ -208,8 +218,11 @@ class _Table:
             )
         for i, token in self._added.items():
             content = token.content
-            if content in as_text or not (token.special or _MARKUP.fullmatch(content)):
-                self.token_bytes[i], self.kinds[i] = content.encode(), TokenKind.TEXT
+            if content in as_text or is_plain_text(token):
+                # A piece of the model, too, stands for its own bytes ("▁▁" for two spaces).
+                is_piece = i in self._pieces and self.kinds[i] is TokenKind.TEXT
+                data = self.token_bytes[i] if is_piece else content.encode()
+                self.token_bytes[i], self.kinds[i] = data, TokenKind.TEXT
                 self.added_text.add(i)
             else:
                 self.token_bytes[i], self.kinds[i] = b"", TokenKind.CONTROL
@@ -246,6 +259,11 @@ class _Table:
 _BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # byte fallback of SentencePiece
 # Added tokens such as <tool_call>, </s>, <｜User｜>, [INST]: markup even if not marked as special.
 _MARKUP: Final = re.compile(r"\s*(<\S.*>|\[\S.*\]|[|｜].*[|｜])\s*", re.DOTALL)
+
+
+def is_plain_text(token: AddedToken) -> bool:
+    """Whether an added token is text (runs of spaces or line breaks), and no control token."""
+    return not (token.special or _MARKUP.fullmatch(token.content))
 
 
 def fast_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
@@ -349,3 +367,10 @@ def template_end_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     contents = sorted(tokenizer.added_tokens_encoder, key=len, reverse=True)
     end = next((c for c in contents if tail.startswith(c)), None)
     return frozenset() if end is None else frozenset({tokenizer.added_tokens_encoder[end]})
+
+
+def are_same_text(vocabularies: Sequence[Vocabulary]) -> bool:
+    """Whether all have the same text at the same ids; padding rows and end tokens may differ."""
+    return all(
+        v is vocabularies[0] or v.text_by_id == vocabularies[0].text_by_id for v in vocabularies
+    )
