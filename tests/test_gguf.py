@@ -483,5 +483,5 @@ def test_a_weight_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_package_is_missing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert refusal(tiny).endswith("needs a package to be read: pip install gguf")
