@@ -197,6 +197,15 @@ def test_the_model_of_the_file_is_the_model(tiny: Path) -> None:
     assert loaded.end_ids == {tokenizer_of(FAMILY).eos_token_id}
 
 
+def test_what_lies_beside_the_file_is_not_read(file: Path) -> None:
+    for name in ("config", "tokenizer_config", "adapter_config", "generation_config"):
+        (file.parent / f"{name}.json").write_text("{")
+    (file.parent / "chat_template.jinja").write_text("{{ another }}")
+    loaded = load(file)
+    assert loaded.tokenizer.chat_template == CHATML
+    assert loaded.tokenizer.name_or_path == loaded.model.name_or_path == str(file)
+
+
 def test_it_writes_with_others(tiny: Path, saved: tuple[Path, Path]) -> None:
     with Ensemble.from_pretrained([str(tiny), str(saved[1])], progress=False) as ensemble:
         assert [member.name for member in ensemble.members] == ["tiny", "legacy"]

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
@@ -192,7 +193,8 @@ class GgufFile:
     def _save_tokenizer(self, folder: Path) -> None:
         reader = self._reader()
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
+            with self._alone() as source:
+                tokenizer = AutoTokenizer.from_pretrained(**source)
         except Exception as error:
             raise self._error(
                 f"of architecture {_field(reader, 'general.architecture')!r} can not be read by "
@@ -204,10 +206,9 @@ class GgufFile:
     def _save_weights(self, folder: Path, dtype: str, progress: bool) -> None:
         reader = self._reader()
         try:
-            with _bar_of_transformers(f"Unpacking {self.path.name}", progress):
+            with self._alone() as source, _bar(f"Unpacking {self.path.name}", progress):
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    self.path.parent,
-                    gguf_file=self.path.name,
+                    **source,
                     dtype=getattr(torch, dtype),
                     quantization_config=transformers.GgufConfig(dequantize=True),
                     output_loading_info=True,
@@ -229,6 +230,18 @@ class GgufFile:
         model.hf_quantizer, model.is_quantized = None, False
         with self._writing():
             model.save_pretrained(folder)
+
+    @contextmanager
+    def _alone(self) -> Iterator[dict[str, str]]:
+        """The file in a folder of its own, since transformers reads what lies beside it, too.
+
+        Yields:
+            The arguments of `from_pretrained` that name it.
+
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "model.gguf").symlink_to(self.path.resolve())
+            yield {"pretrained_model_name_or_path": folder, "gguf_file": "model.gguf"}
 
     def _reader(self) -> Any:
         """The opened file, unless transformers would stumble over it or read it wrongly."""
@@ -290,7 +303,7 @@ class GgufFile:
 
 
 @contextmanager
-def _bar_of_transformers(title: str, shown: bool) -> Iterator[None]:
+def _bar(title: str, shown: bool) -> Iterator[None]:
     """The bar with which transformers unpacks, which has no switch, with a title or not at all."""
     module: Any = modeling_gguf_pytorch_utils
     own = module.tqdm

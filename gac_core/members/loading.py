@@ -88,8 +88,7 @@ def load_members(configs: Sequence[MemberConfig], *, progress: bool = True) -> l
                 source, tokenizer = pending[index].result()
                 bar.update()
                 if isinstance(source, GgufFile):
-                    folder = str(source.weights(config.dtype, progress=progress))
-                    model = _load_model(config, folder, index, _delete(folder))
+                    model = _gguf_model(config, source, index, progress=progress)
                 else:
                     model = _load_model(config, source, index)
                 loaded.append(Loaded(names[index], model, tokenizer, config.text_tokens))
@@ -139,6 +138,29 @@ def _gguf(config: MemberConfig) -> GgufFile | None:
     return GgufFile(folder / config.gguf_file)
 
 
+def _gguf_tokenizer(
+    config: MemberConfig, file: GgufFile, *, progress: bool
+) -> PreTrainedTokenizerBase:
+    folder = str(file.tokenizer(progress=progress))
+    tokenizer = _tokenizer(config, folder, _delete(folder))
+    tokenizer.name_or_path = str(file.path)
+    return tokenizer
+
+
+def _gguf_model(
+    config: MemberConfig, file: GgufFile, index: int, *, progress: bool
+) -> PreTrainedModel:
+    folder = str(file.weights(config.dtype, progress=progress))
+    model = _load_model(config, folder, index, _delete(folder))
+    model.name_or_path = str(file.path)
+    return model
+
+
+def _delete(folder: str) -> str:
+    """What helps where a converted file can not be loaded."""
+    return f"if memory is not full, delete {folder}, so that the file is converted anew"
+
+
 def _local(config: MemberConfig) -> Path | None:
     """The folder that the configuration names, or None for a hub name."""
     model = config.model
@@ -169,13 +191,6 @@ def _tokenizer(
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except Exception as error:
         raise _load_error(config.model, error, cure) from error
-
-
-def _gguf_tokenizer(
-    config: MemberConfig, file: GgufFile, *, progress: bool
-) -> PreTrainedTokenizerBase:
-    folder = str(file.tokenizer(progress=progress))
-    return _tokenizer(config, folder, _delete(folder))
 
 
 def _check_folder(path: Path, model: str) -> None:
@@ -271,11 +286,6 @@ def pick_device(device: str, index: int) -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
-
-
-def _delete(folder: str) -> str:
-    """What helps where a converted file can not be loaded."""
-    return f"if memory is not full, delete {folder}, so that the file is converted anew"
 
 
 def _load_error(model: str, error: BaseException, cure: str) -> LoadError:
