@@ -103,7 +103,7 @@ class MemberConfig(Checked):
         None, description="with device_map: the most each device may hold, such as {0: 20GiB}"
     )
     dtype: Literal["auto", "float64", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="of the weights; auto is what they are stored in"
+        "auto", description="of the weights; auto is as they are stored, and float32 for GGUF files"
     )
     quantization: dict[str, Any] | None = Field(
         None, description="a transformers quantization config, such as {quant_method: ...}"

@@ -73,6 +73,7 @@ def write(
     without: str = "nothing",
     kind: gguf.GGMLQuantizationType | None = None,
     rope_factors: np.ndarray[Any, Any] | None = None,
+    scaling: gguf.RopeScalingType = gguf.RopeScalingType.NONE,
 ) -> Path:
     """Write what `tiny_model` has as a GGUF file, or something near it.
 
@@ -85,6 +86,7 @@ def write(
         without: a tensor that is left out.
         kind: of matrices instead of float32; their blocks are zeros.
         rope_factors: a tensor of how rotary positions are scaled.
+        scaling: how they are, by name.
 
     """
     model = tiny_model(FAMILY, seed)
@@ -98,6 +100,7 @@ def write(
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
     writer.add_rope_freq_base(10_000.0 if rope_factors is None else 500_000.0)
+    writer.add_rope_scaling_type(scaling)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     if parts > 1:
@@ -296,6 +299,12 @@ def test_positions_are_scaled_as_in_llama_3(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.model.rotary_emb.inv_freq, unscaled / factors, rtol=1e-5)
     path = write(tmp_path / "odd.gguf", rope_factors=np.array([1, 2, 3, 4]))
     assert "scales its rotary positions in a way of its own" in refusal(path)
+
+
+def test_other_scaling_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    load(write(tmp_path / "long.gguf", scaling=gguf.RopeScalingType.YARN))
+    (record,) = caplog.records
+    assert "long.gguf scales its rotary positions (yarn)" in record.message
 
 
 GEMMA = """

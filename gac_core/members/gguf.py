@@ -160,9 +160,7 @@ class GgufFile:
 
     @contextmanager
     def _lock(self, progress: bool) -> Iterator[None]:
-        """One program at a time adds to the entry, and others wait; the system frees the lock of
-        one that is killed.
-        """
+        """One program at a time adds to the entry; the system frees the lock of a killed one."""
         lock = FileLock(self._entry / "lock")
         with self._writing():
             self._entry.mkdir(parents=True, exist_ok=True)
@@ -204,7 +202,7 @@ class GgufFile:
             tokenizer.save_pretrained(folder)
 
     def _save_weights(self, folder: Path, dtype: str, progress: bool) -> None:
-        reader = self._reader()
+        factors, scaling = _positions(self._reader())
         try:
             with self._alone() as source, _bar(f"Unpacking {self.path.name}", progress):
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -224,7 +222,7 @@ class GgufFile:
                 f"lacks {len(missing)} of the weights that transformers looks for, {missing[0]} "
                 f"first; {_OTHER}"
             )
-        self._scale_positions(model.config, reader)
+        self._scale_positions(model.config, factors, scaling)
         # What the model remembers of the file would make it refuse to be saved.
         vars(model.config).pop("quantization_config", None)
         model.hf_quantizer, model.is_quantized = None, False
@@ -270,24 +268,24 @@ class GgufFile:
                 ) from error
         return reader
 
-    def _scale_positions(self, config: Any, reader: Any) -> None:
+    def _scale_positions(
+        self, config: Any, factors: torch.Tensor | None, scaling: str | None
+    ) -> None:
         """Set how rotary positions are scaled, which transformers does not read from such files."""
-        factors = next((t.data for t in reader.tensors if t.name == "rope_freqs.weight"), None)
-        scaling = _field(reader, f"{_field(reader, 'general.architecture')}.rope.scaling.type")
-        if factors is not None:  # Llama 3.1 and its successors
-            factors = torch.tensor(factors)
-            config.rope_parameters |= _LLAMA3 | {"factor": float(factors.max())}
+        rope = getattr(config, "rope_parameters", None) or {}
+        if factors is not None and "rope_theta" in rope:  # Llama 3.1 and its successors
+            config.rope_parameters = rope | _LLAMA3 | {"factor": float(factors.max())}
             frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config)
-            exponents = torch.arange(len(factors)) / len(factors)
-            unscaled = config.rope_parameters["rope_theta"] ** -exponents
-            if not torch.allclose(unscaled / frequencies, factors, rtol=1e-3):
+            exponents = torch.arange(len(frequencies)) / len(frequencies)
+            found = rope["rope_theta"] ** -exponents / frequencies
+            if found.shape != factors.shape or not torch.allclose(found, factors, rtol=1e-3):
                 raise self._error(f"scales its rotary positions in a way of its own; {_OTHER}")
-        elif scaling not in (None, "none"):
+        elif factors is not None or scaling not in (None, "none"):
             _log.warning(
                 "%s scales its rotary positions (%s), which transformers leaves out when it reads "
                 "a GGUF file; its texts may be worse than the model's",
                 self.path,
-                scaling,
+                scaling or "by factors",
             )
 
     # ------------------------------------------------ errors
@@ -323,6 +321,15 @@ def _field(reader: Any, name: str) -> Any:
     """A value of the file's metadata; None if it has none of this name."""
     field = reader.get_field(name)
     return None if field is None else field.contents()
+
+
+def _positions(reader: Any) -> tuple[torch.Tensor | None, str | None]:
+    """How rotary positions are scaled: a factor for each frequency, or the name of a way."""
+    found = (
+        t.data for t in reader.tensors if re.fullmatch(r"rope_(freqs|factors_long)\.weight", t.name)
+    )
+    factors = next(map(torch.tensor, found), None)
+    return factors, _field(reader, f"{_field(reader, 'general.architecture')}.rope.scaling.type")
 
 
 def _reason(error: BaseException) -> str:
