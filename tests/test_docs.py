@@ -196,7 +196,8 @@ def test_the_page_of_methods_runs_from_top_to_bottom() -> None:
         for code in blocks(METHODS_PAGE, "python"):
             exec(code, session)
         configurations = [yaml.safe_load(text) for text in blocks(METHODS_PAGE, "yaml")]
-        assert [EnsembleConfig.of(c).method for c in configurations] == ["safe", "surest"]
+        methods = [EnsembleConfig.of(c).method for c in configurations]
+        assert methods == ["safe", "every_step", "surest"]
     (points,) = (tomllib.loads(text) for text in blocks(METHODS_PAGE, "toml"))
     assert list(points["project"]["entry-points"]) == ["gac.method", "gac.fusion", "gac.weighting"]
 

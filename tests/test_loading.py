@@ -98,7 +98,7 @@ def test_wrong_shapes() -> None:
     for config in (None, [1]):
         with pytest.raises(ConfigError, match="config must be"):
             Ensemble.from_config(config)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="must be a list of folders"):
+    with pytest.raises(ConfigError, match="must be a list of paths"):
         Ensemble.from_pretrained([1])  # type: ignore[list-item]
     assert EnsembleConfig.of({"members": ["a/b"]}).members[0].model == "a/b"
 

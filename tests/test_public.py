@@ -26,6 +26,7 @@ def test_the_public_names() -> None:
         *("Ask", "Fused", "Query", "Request", "Scored", "Scorer", "Views", "Weighting"),
         *("BYTES", "NextBytes", "RelativePath", "ScorerStats", "Space"),
         *("MethodOptions", "MethodSpec"),
+        "load_members",
         *("register_fusion", "register_method", "register_weighting"),
     }
     assert all(hasattr(gac_core, name) for name in gac_core.__all__)

@@ -11,7 +11,9 @@ from gac_core.errors import ConfigError
 
 
 def write_config(
-    models: Annotated[list[str] | None, typer.Argument(help="Folders or hub names.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Folders, GGUF files or hub names.")
+    ] = None,
     *,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write here, not to standard output.")
@@ -22,8 +24,8 @@ def write_config(
 
     Example: gac config org/model-a org/model-b -o ensemble.yaml; gac run -c ensemble.yaml "Hello"
     """
-    # The file is read relative to where it is, so folders are written whole.
-    paths = [str(Path(m).absolute()) if output and Path(m).is_dir() else m for m in models or []]
+    # The file is read relative to where it is, so paths are written whole.
+    paths = [str(Path(m).absolute()) if output and Path(m).exists() else m for m in models or []]
     text = commented_yaml(paths or ["org/model-a", "path/to/model-b"])
     if output is None:
         typer.echo(text, nl=False)

@@ -28,7 +28,9 @@ class EnsembleOptions:
 
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Folder or hub name; once per model. Default: pocket."),
+        typer.Option(
+            "--model", "-m", help="Folder, GGUF file or hub name; once per model. Default: pocket."
+        ),
     ] = None
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="YAML file; `gac config` writes one.")

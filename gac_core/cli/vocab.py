@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def vocab(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="Folders or hub names; only their tokenizers are loaded."),
+        typer.Argument(help="Folders, GGUF files or hub names; only tokenizers are loaded."),
     ] = None,
     *,
     words: Annotated[

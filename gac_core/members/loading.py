@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from gac_core.config import MemberConfig, member_names
 from gac_core.errors import ConfigError, GacError, LoadError, one_line
 from gac_core.members.base import Scorer
+from gac_core.members.gguf import GgufFile, is_gguf
 
 # What is downloaded of a repository: weights, configuration, chat template, tokenizer. No pickle.
 _FILES: Final = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -80,13 +81,16 @@ def load_members(configs: Sequence[MemberConfig], *, progress: bool = True) -> l
         transformers_logging.disable_progress_bar()
     try:
         with bar, ThreadPoolExecutor(max_workers=len(configs)) as pool:
-            pending = [pool.submit(_fetch, config) for config in configs]
+            pending = [pool.submit(_fetch, config, progress) for config in configs]
             loaded = []
             for index, config in enumerate(configs):
-                folder, tokenizer = pending[index].result()
-                bar.update()
                 bar.set_postfix_str(names[index])
-                model = _load_model(config, folder, index)
+                source, tokenizer = pending[index].result()
+                bar.update()
+                if isinstance(source, GgufFile):
+                    model = _gguf_model(config, source, index, progress=progress)
+                else:
+                    model = _load_model(config, source, index)
                 loaded.append(Loaded(names[index], model, tokenizer, config.text_tokens))
                 bar.update()
             return loaded
@@ -106,8 +110,10 @@ def load_tokenizers(configs: Sequence[MemberConfig]) -> dict[str, PreTrainedToke
         return dict(zip(member_names(configs), pool.map(_fetch_tokenizer, configs), strict=True))
 
 
-def _fetch(config: MemberConfig) -> tuple[str, PreTrainedTokenizerBase]:
-    """The folder of a member's files, downloaded if it is not local, and its tokenizer."""
+def _fetch(config: MemberConfig, progress: bool) -> tuple[str | GgufFile, PreTrainedTokenizerBase]:
+    """A member's folder or GGUF file, downloaded if it is not local, and its tokenizer."""
+    if file := _gguf(config):
+        return file, _gguf_tokenizer(config, file, progress=progress)
     path = _local(config)
     if path is not None:
         _check_folder(path, config.model)
@@ -116,9 +122,43 @@ def _fetch(config: MemberConfig) -> tuple[str, PreTrainedTokenizerBase]:
 
 
 def _fetch_tokenizer(config: MemberConfig) -> PreTrainedTokenizerBase:
+    if file := _gguf(config):
+        return _gguf_tokenizer(config, file, progress=False)
     path = _local(config)
     files = [name for name in _FILES if name != "*.safetensors"]
     return _tokenizer(config, str(path) if path is not None else _download(config, files))
+
+
+def _gguf(config: MemberConfig) -> GgufFile | None:
+    """The GGUF file that the configuration names, if it does, downloaded if it is not local."""
+    path = Path(config.model).expanduser()
+    if config.gguf_file is None:
+        return GgufFile(path) if is_gguf(path) else None
+    folder = _local(config) or Path(_download(config, [config.gguf_file]))
+    return GgufFile(folder / config.gguf_file)
+
+
+def _gguf_tokenizer(
+    config: MemberConfig, file: GgufFile, *, progress: bool
+) -> PreTrainedTokenizerBase:
+    folder = str(file.tokenizer(progress=progress))
+    tokenizer = _tokenizer(config, folder, _delete(folder))
+    tokenizer.name_or_path = str(file.path)
+    return tokenizer
+
+
+def _gguf_model(
+    config: MemberConfig, file: GgufFile, index: int, *, progress: bool
+) -> PreTrainedModel:
+    folder = str(file.weights(config.dtype, progress=progress))
+    model = _load_model(config, folder, index, _delete(folder))
+    model.name_or_path = str(file.path)
+    return model
+
+
+def _delete(folder: str) -> str:
+    """What helps where a converted file can not be loaded."""
+    return f"if memory is not full, delete {folder}, so that the file is converted anew"
 
 
 def _local(config: MemberConfig) -> Path | None:
@@ -142,21 +182,29 @@ def _download(config: MemberConfig, files: Sequence[str]) -> str:
         raise _load_error(config.model, error, cure) from error
 
 
-def _tokenizer(config: MemberConfig, folder: str) -> PreTrainedTokenizerBase:
+def _tokenizer(
+    config: MemberConfig,
+    folder: str,
+    cure: str = "its tokenizer files are missing or corrupt; fetch them again",
+) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     except Exception as error:
-        cure = "its tokenizer files are missing or corrupt; fetch them again"
         raise _load_error(config.model, error, cure) from error
 
 
 def _check_folder(path: Path, model: str) -> None:
     if not path.is_dir():
         raise LoadError(
-            f"{model} is a file; give the folder that holds config.json and the weights"
+            f"{model} is a file; give the folder that holds config.json and the weights, or a GGUF "
+            "file"
         )
     config = path / "config.json"
     if not config.exists():
+        if found := sorted(file.name for file in path.glob("*.gguf")):
+            raise LoadError(
+                f"{model} is a folder of GGUF files; name one of them with gguf_file: {found[0]}"
+            )
         raise LoadError(f"{model} has no config.json, so it is no model folder")
     try:
         json.loads(config.read_text(encoding="utf-8"))
@@ -175,7 +223,12 @@ def _check_folder(path: Path, model: str) -> None:
         raise LoadError(f"{model} has no weights (*.safetensors); fetch them again")
 
 
-def _load_model(config: MemberConfig, folder: str, index: int) -> PreTrainedModel:
+def _load_model(
+    config: MemberConfig,
+    folder: str,
+    index: int,
+    cure: str = "its files may be damaged, or disk or memory full",
+) -> PreTrainedModel:
     options: dict[str, Any] = {
         "dtype": config.dtype,
         "attn_implementation": config.attention,
@@ -204,7 +257,6 @@ def _load_model(config: MemberConfig, folder: str, index: int) -> PreTrainedMode
     except GacError:
         raise
     except Exception as error:
-        cure = "its files may be damaged, or disk or memory full"
         raise _load_error(config.model, error, cure) from error
     model.eval()
     return model
