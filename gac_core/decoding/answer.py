@@ -9,6 +9,7 @@ from typing import Self
 import torch
 
 from gac_core.config import SamplingParams
+from gac_core.decoding.forced import ForcedText
 from gac_core.decoding.leading_space import LeadingSpace, Spelling
 from gac_core.decoding.sampling import Sampler, top_row
 from gac_core.errors import MethodError
@@ -38,6 +39,7 @@ class Answer:
         sampler: chooses from distributions.
         leading_space: the space that may stand before the answer.
         histories: what each member has read, by member index.
+        forced: the text that is written whatever is probable, or None; see `force`.
         position: the number of units that were emitted.
         was_truncated: whether the token budget forced the shortest completion of the grammar
             instead of the unit that was chosen.
@@ -61,6 +63,7 @@ class Answer:
         self.constraint = constraint
         self.sampler = Sampler(sampling)
         self.leading_space = LeadingSpace(members, union, is_chat=is_chat)
+        self.forced: ForcedText | None = None
         self.position = 0
         self.was_truncated = False
         self.histories = tuple(
@@ -74,18 +77,36 @@ class Answer:
         )
 
     def fork(self, *, free: bool = False) -> Self:
-        """A copy to which other units can be written.
+        """A copy to which other units can be written; no text is forced on it.
 
         Args:
             free: whether the copy drops the grammar.
 
         """
         other = copy(self)
+        other.forced = None
         other.histories = tuple(history.copy() for history in self.histories)
         other.leading_space = self.leading_space.copy()
         if self.constraint is not None:
             other.constraint = None if free else self.constraint.copy()
         return other
+
+    def force(self, text: str) -> None:
+        """Have every choice go on with a text, and end after it, whatever is probable.
+
+        For an answer that goes on with a raw text and has no grammar. What a method gave the text
+        is then the sum of its steps' `logprob`. Forks choose freely, so a draft is the method's.
+
+        Raises:
+            CannotSpellError: the primary has no tokens for some bytes of it.
+
+        """
+        primary = self._union.primary
+        self.forced = ForcedText(text.encode(), self._union, self._members[primary].tokenizer)
+
+    def _forced_row(self, space: Space) -> int:
+        assert self.forced is not None
+        return self.forced.row(len(self.histories[self._union.primary].answer), space)
 
     # ------------------------------------------------ budget
 
@@ -138,6 +159,8 @@ class Answer:
             minus: draw from the residual over this distribution; see `Sampler.choose`.
 
         """
+        if self.forced is not None:
+            return self._forced_row(space)
         if self.constraint is None:
             return self.sampler.choose(probs, self.position, minus)
         constrained = probs * self.allowed(space)
@@ -169,9 +192,17 @@ class Answer:
             row: the row, if it is chosen already.
             minus: see `choose`.
 
+        Raises:
+            MethodError: a text is forced, and the row is another.
+
         """
         if row is None:
             row = self.choose(probs, space, minus)
+        elif self.forced is not None and row != self._forced_row(space):
+            raise MethodError(
+                "the method chose a unit by itself, so no text can be forced on it; let `emit` "
+                "choose, or `Answer.choose`"
+            )
         unit, is_end = space.unit(row), space.is_end(row)
         spelling = self.leading_space.spelling(space, unit)
         tops = {m: top_row(view) for m, view in views.items()}
