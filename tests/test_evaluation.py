@@ -23,7 +23,7 @@ from gac_core import (
     register_method,
 )
 from gac_core.cli.app import main
-from gac_core.cli.evaluate import comparison_table, evaluation_tables
+from gac_core.cli.evaluation_tables import comparison_table, evaluation_tables
 from gac_core.evaluation import controls
 from gac_core.evaluation.evaluate import evaluate
 from gac_core.evaluation.questions import TaskSet

@@ -13,12 +13,12 @@ from gac_core.chat.prompt import Prompt, check_messages, check_text
 from gac_core.errors import ConfigError, GacError, one_line
 from gac_core.evaluation.judging import Match, block_after, code_in, compiles, says, words
 from gac_core.evaluation.questions import TaskSet
+from gac_core.evaluation.text_files import read_utf8
 from gac_core.method_specs import Checked
 
 _WAYS: Final = ("answers", "pattern", "code")
 _ASKED: Final = ("question", "messages", "prompt")
 _MOST_TOKENS: Final = {"answers": 64, "pattern": 64, "code": 256}
-_BOM: Final = b"\xef\xbb\xbf"
 
 
 class QuestionLine(Checked):
@@ -182,28 +182,6 @@ def read_questions(paths: Sequence[str | Path]) -> TaskSet:
 
 def _first_of(questions: Sequence[Question]) -> Any:
     return lambda count, seed: questions[:count]  # noqa: ARG005
-
-
-def read_utf8(path: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        ConfigError: there is no such file, it is no UTF-8, or begins with a byte order mark.
-
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} can not be read: {error.strerror or error}") from error
-    if data.startswith((_BOM, b"\xff\xfe", b"\xfe\xff")):
-        raise ConfigError(f"{path} begins with a byte order mark; save it as UTF-8 without one")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{path}, line {number}: byte {error.start} of the file is no UTF-8; save it as UTF-8"
-        ) from error
 
 
 def _lines(path: Path, text: str) -> list[tuple[str, str]]:

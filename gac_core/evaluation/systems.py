@@ -9,7 +9,7 @@ from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, GacError
 from gac_core.evaluation.questions import Item, TaskSet
 from gac_core.evaluation.results import SystemKind
-from gac_core.evaluation.texts import Text
+from gac_core.evaluation.text_files import Text
 from gac_core.method_specs import PRESETS
 from gac_core.registry import METHODS
 

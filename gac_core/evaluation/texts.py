@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from gac_core.config import SamplingParams
 from gac_core.engine.streams import Completion, Submit
@@ -32,50 +32,10 @@ from gac_core.outputs import Step
 if TYPE_CHECKING:
     from gac_core.decoding.request import Decoder, Request
 
-BYTES: Final = 20_000  # of a text, if nothing else is said
-FEWEST_BYTES: Final = 1_000
 LARGEST_WINDOW: Final = 2_048  # bytes; a token has one or more, so no window has more tokens
 _SPARE: Final = 16  # tokens of a context: the beginning of text, the end
 _FIRST_CONTEXT: Final = 64  # bytes at the beginning of a text, which are read only
 _CHUNK: Final = 64  # positions of a member alone; logits of only so many are in memory at a time
-
-
-@dataclass(frozen=True)
-class Text:
-    """A text that is predicted.
-
-    Attributes:
-        name: what results call it.
-        data: the text.
-        size: the bytes of the whole text, of which `data` may be the beginning.
-
-    """
-
-    name: str
-    data: str
-    size: int
-
-    @classmethod
-    def of(cls, name: str, data: str, limit: int = BYTES) -> Self:
-        """The beginning of a text.
-
-        Args:
-            name: what results call it.
-            data: the text.
-            limit: the most bytes that are taken.
-
-        Raises:
-            ConfigError: too little is left to tell systems apart.
-
-        """
-        encoded = data.encode()
-        taken = encoded[:limit].decode(errors="ignore")
-        if len(taken.encode()) < FEWEST_BYTES:
-            raise ConfigError(
-                f"{name} has {len(encoded):,} bytes, of which {limit:,} are taken; to tell systems "
-                f"apart takes {FEWEST_BYTES:,} or more"
-            )
-        return cls(name, taken, len(encoded))
 
 
 @dataclass(frozen=True)
