@@ -151,10 +151,19 @@ def test_what_is_held_to_be_impossible_is_infinite() -> None:
         assert math.isinf(bits_of(ensemble, Piece("Hello", "z" * 3)))
 
 
-@settings(max_examples=12)
+@settings(max_examples=18)
 @given(
     st.lists(st.sampled_from(FAMILIES), min_size=2, max_size=3, unique=True),
-    st.sampled_from([{}, {"history": "append"}, {"method": "cascade"}, {"method": "safe"}]),
+    st.sampled_from(
+        [
+            {"history": "append"},
+            {"draft": "ngrams"},
+            {"draft": 1},
+            {"weighting": "posterior"},
+            {"method": "cascade"},
+            {"method": "safe"},
+        ]
+    ),
     st.sampled_from([TEXT, "\t\n  x", " ", "a\r\n", "camelCase12 été"]),
 )
 def test_any_text_can_be_forced(families: list[str], options: dict[str, Any], text: str) -> None:

@@ -1,6 +1,7 @@
 """Questions of one's own: how a file is read, and how its answers are judged."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,16 @@ def test_a_line_may_say_much_or_little(write: Write) -> None:
     assert [item.prompt for item in items["mine"]] == [chat, "def f():\n"]
     assert [i.max_new_tokens for own in items.values() for i in own] == [5, 64, 64, 256]
     assert tasks.items(("mine",), 1, 0) == {"mine": items["mine"][:1]}
+
+
+def test_the_lines_that_the_docs_show_are_questions(write: Write) -> None:
+    page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    tasks = read_questions([write(shown)])
+    assert {name: len(own) for name, own in tasks.items((), 9, 0).items()} == {
+        "mine": 3,
+        "history": 1,
+    }
 
 
 @pytest.mark.parametrize(

@@ -192,10 +192,11 @@ def _measure(config: EnsembleConfig, options: "EvalOptions") -> _Found:
     for text in options.texts:
         _tell_size(text)
     found = _Found()
+    loaded = load_used(config, progress=sys.stderr.isatty())
     with Bars() as bars:
         try:
             shared: dict[str, Any] = {
-                "loaded": load_used(config, progress=sys.stderr.isatty()),
+                "loaded": loaded,
                 "on_system": bars.begin,
                 "on_skip": _left_out,
             }
