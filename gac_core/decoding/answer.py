@@ -102,7 +102,7 @@ class Answer:
 
         """
         primary = self._union.primary
-        self.forced = ForcedText(text.encode(), self._union, self._members[primary].tokenizer)
+        self.forced = ForcedText(text.encode(), self._members[primary].tokenizer)
 
     def _forced_row(self, space: Space) -> int:
         assert self.forced is not None

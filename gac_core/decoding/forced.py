@@ -1,6 +1,6 @@
 """A given text in place of choices, so that what a method would have given it can be read."""
 
-from gac_core.tokens.spaces import BYTES, PrimaryRows, Space
+from gac_core.tokens.spaces import BYTES, Space
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.union import UnionVocabulary
 
@@ -13,19 +13,20 @@ class ForcedText:
 
     Args:
         data: the text.
-        union: of the members' vocabularies.
         tokenizer: of the primary.
 
     Attributes:
         tokens: the primary's ids of the text.
 
+    Raises:
+        CannotSpellError: the primary has no tokens for some bytes.
+
     """
 
-    def __init__(self, data: bytes, union: UnionVocabulary, tokenizer: ByteTokenizer) -> None:
-        self._data = data
-        self._union = union
-        self._tokenizer = tokenizer
+    def __init__(self, data: bytes, tokenizer: ByteTokenizer) -> None:
         self.tokens = tokenizer.encode(data)
+        self._data = data
+        self._tokenizer = tokenizer
         self._token_at: dict[int, int] = {}  # by the number of bytes before it
         at = 0
         for token in self.tokens:
@@ -47,6 +48,5 @@ class ForcedText:
         if written not in self._token_at:
             self._token_at[written] = self._tokenizer.encode(self._data[written:])[0]
         token = self._token_at[written]
-        if isinstance(space, PrimaryRows):
-            return token
-        return self._union.row_of(self._union.primary, token)
+        is_union = isinstance(space, UnionVocabulary)
+        return space.row_of(space.primary, token) if is_union else token
