@@ -48,5 +48,6 @@ class ForcedText:
         if written not in self._token_at:
             self._token_at[written] = self._tokenizer.encode(self._data[written:])[0]
         token = self._token_at[written]
-        is_union = isinstance(space, UnionVocabulary)
-        return space.row_of(space.primary, token) if is_union else token
+        if isinstance(space, UnionVocabulary):
+            return space.row_of(space.primary, token)
+        return token
