@@ -9,6 +9,7 @@ from typing import Final, Self
 import torch
 
 from gac_core.config import SamplingParams
+from gac_core.decoding.forced import ForcedText
 from gac_core.decoding.leading_space import LeadingSpace, Spelling
 from gac_core.decoding.sampling import Sampler, top_row
 from gac_core.decoding.shared_state import SharedState
@@ -39,6 +40,7 @@ class Answer:
         histories: what each member has read, by member index.
         position: the number of steps that were emitted.
         drawn: the number of rows that were chosen: one a step, or one a byte.
+        forced: the text that is written whatever is probable, or None; see `force`.
         was_truncated: whether the token budget forced the shortest completion of the grammar
             instead of the unit that was chosen.
 
@@ -59,6 +61,7 @@ class Answer:
         self.constraint = constraint
         self.sampler = Sampler(sampling)
         self.leading_space = LeadingSpace(shared.members, shared.units, primary, is_chat=is_chat)
+        self.forced: ForcedText | None = None
         self.position = 0
         self.drawn = 0
         self.was_truncated = False
@@ -73,18 +76,37 @@ class Answer:
         )
 
     def fork(self, *, free: bool = False) -> Self:
-        """A copy to which other units can be written.
+        """A copy to which other units can be written; no text is forced on it.
 
         Args:
             free: whether the copy drops the grammar.
 
         """
         other = copy(self)
+        other.forced = None
         other.histories = tuple(history.copy() for history in self.histories)
         other.leading_space = self.leading_space.copy()
         if self.constraint is not None:
             other.constraint = None if free else self.constraint.copy()
         return other
+
+    def force(self, text: str) -> None:
+        """Have every choice go on with a text, and end after it, whatever is probable.
+
+        For an answer that goes on with a raw text and has no grammar. What a method gave the text
+        is then the sum of its steps' `logprob`. Forks choose freely, so a draft is the method's.
+
+        Raises:
+            CannotSpellError: the primary has no tokens for some bytes of it.
+
+        """
+        primary = self._shared.members[self._shared.config.primary]
+        self.forced = ForcedText(text.encode(), primary.tokenizer)
+
+    def _forced_row(self, space: Space) -> int:
+        assert self.forced is not None
+        primary = self._shared.config.primary
+        return self.forced.row(len(self.histories[primary].answer), space)
 
     # ------------------------------------------------ budget
 
@@ -149,6 +171,8 @@ class Answer:
             agreed: bytes on which all members agree; a greedy row contradicts none of them.
 
         """
+        if self.forced is not None:
+            return self._forced_row(space)
         if self.constraint is None:
             if agreed and self.sampler.is_greedy:
                 return self._choose_agreed(probs, space, agreed)
@@ -193,9 +217,17 @@ class Answer:
             minus: see `choose`.
             agreed: see `choose`.
 
+        Raises:
+            MethodError: a text is forced, and the row is another.
+
         """
         if row is None:
             row = self.choose(probs, space, minus, agreed)
+        elif self.forced is not None and row != self._forced_row(space):
+            raise MethodError(
+                "the method chose a unit by itself, so no text can be forced on it; let `emit` "
+                "choose, or `Answer.choose`"
+            )
         unit, is_end = space.unit(row), space.is_end(row)
         spelling = self.leading_space.spelling(space, unit)
         tops = {m: top_row(view) for m, view in views.items()}

@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Final
 
-from gac_core.chat.prompt import Message
-from gac_core.config import SamplingParams
+from gac_core.chat.prompt import Prompt
 from gac_core.ensemble import Ensemble
 from gac_core.evaluation.questions import Item
 from gac_core.fusion.weighting import Likelihood
@@ -20,24 +19,15 @@ Answers = Callable[[str, Sequence[Item]], Iterator[Output]]  # to the items of a
 
 _TEMPERATURE: Final = 0.7
 _SCORED_TOGETHER: Final = 8  # answers; their logits over large vocabularies must fit in memory
-_FEWEST_STEPS: Final = 160
-
-
-def steps_for(items: Sequence[Item]) -> int:
-    """The most steps an answer to one of these items may take.
-
-    As many as the longest right answer has bytes, since a method's units may be bytes, and a way to
-    open and the end.
-    """
-    return max([_FEWEST_STEPS, *(len(item.answer.encode()) + 2 for item in items)])
 
 
 def greedy(ensemble: Ensemble) -> Answers:
     """What an ensemble, or a member alone, answers."""
 
     def answers(_: str, items: Sequence[Item]) -> Iterator[Output]:
-        params = SamplingParams(max_new_tokens=steps_for(items))
-        streams = [ensemble.stream(item.messages, params) for item in items]
+        streams = [
+            ensemble.stream(item.prompt, max_new_tokens=item.max_new_tokens) for item in items
+        ]
         return (Output.of(list(stream)) for stream in streams)
 
     return answers
@@ -51,10 +41,14 @@ def self_consistency(member: Ensemble, samples: int) -> Answers:
     """
 
     def answers(_: str, items: Sequence[Item]) -> Iterator[Output]:
-        params = SamplingParams(max_new_tokens=steps_for(items), temperature=_TEMPERATURE)
         streams = [
             [
-                member.stream(item.messages, params, seed=number * samples + sample)
+                member.stream(
+                    item.prompt,
+                    max_new_tokens=item.max_new_tokens,
+                    temperature=_TEMPERATURE,
+                    seed=number * samples + sample,
+                )
                 for sample in range(samples)
             ]
             for number, item in enumerate(items)
@@ -90,7 +84,7 @@ def rerank(members: Sequence[Ensemble], judges: Ensemble) -> Answers:
         by_member = [list(greedy(member)(task, items)) for member in members]
         candidates = [_distinct(outputs) for outputs in zip(*by_member, strict=True)]
         texts = [[output.text for output in outputs] for outputs in candidates]
-        scores = joint_likelihoods(judges, [item.messages for item in items], texts)
+        scores = joint_likelihoods(judges, [item.prompt for item in items], texts)
         for outputs, own in zip(candidates, scores, strict=True):
             yield outputs[max(range(len(own)), key=own.__getitem__)]
 
@@ -106,7 +100,7 @@ def _distinct(outputs: Sequence[Output]) -> list[Output]:
 
 
 def joint_likelihoods(
-    ensemble: Ensemble, prompts: Sequence[Sequence[Message]], texts: Sequence[Sequence[str]]
+    ensemble: Ensemble, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]
 ) -> list[list[float]]:
     """The members' weighted mean of log P(text, END | prompt) per byte, the end counted as one.
 
@@ -115,8 +109,8 @@ def joint_likelihoods(
 
     Args:
         ensemble: the members; nothing else may be asked of it meanwhile.
-        prompts: chats.
-        texts: the answers of each chat that are scored.
+        prompts: chats, or raw texts that are gone on with.
+        texts: the answers to each that are scored.
 
     """
     totals = [[0.0] * len(own) for own in texts]
@@ -127,7 +121,10 @@ def joint_likelihoods(
             for place in range(max(len(texts[chat]) for chat in chats)):
                 asked = [chat for chat in chats if place < len(texts[chat])]
                 scored = _log_likelihoods(
-                    ensemble, m, [ids[c][m] for c in asked], [texts[c][place] for c in asked]
+                    ensemble,
+                    m,
+                    [ids[c][m] for c in asked],
+                    [_own_ids(member, texts[c][place], prompts[c]) for c in asked],
                 )
                 for chat, value in zip(asked, scored, strict=True):
                     size = len(texts[chat][place].encode()) + 1
@@ -139,12 +136,12 @@ def _log_likelihoods(
     ensemble: Ensemble,
     m: int,
     prompts: Sequence[Sequence[int]],
-    texts: Sequence[str],
+    answers: Sequence[Sequence[int]],
 ) -> list[float]:
-    """One member's log P(text, END | prompt), in natural logarithms."""
+    """One member's log P(answer, END | prompt), in natural logarithms."""
     member = ensemble.members[m]
     known = [Likelihood(prompt) for prompt in prompts]
-    written = [[*p, *_own_ids(member, text)] for p, text in zip(prompts, texts, strict=True)]
+    written = [[*p, *answer] for p, answer in zip(prompts, answers, strict=True)]
     queries = [Query(ids, seen.last(ids)) for seen, ids in zip(known, written, strict=True)]
     ends = sorted(member.tokenizer.vocabulary.end_ids)
     values = []
@@ -157,7 +154,8 @@ def _log_likelihoods(
     return values
 
 
-def _own_ids(member: Member, text: str) -> list[int]:
+def _own_ids(member: Member, text: str, prompt: Prompt) -> list[int]:
     """An answer as the member would write it after its prompt."""
-    lead = " " if member.leading_space and not text.startswith(" ") else ""
+    is_spelling = member.leading_space and not isinstance(prompt, str)
+    lead = " " if is_spelling and not text.startswith(" ") else ""
     return member.tokenizer.encode((lead + text).encode())

@@ -4,16 +4,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 
 from gac_core.config import EnsembleConfig
 from gac_core.ensemble import Ensemble
-from gac_core.errors import GacError
+from gac_core.errors import ConfigError
 from gac_core.evaluation.controls import Answers, greedy, rerank, routing, self_consistency
 from gac_core.evaluation.questions import Item
 from gac_core.evaluation.results import Result
+from gac_core.evaluation.running import (
+    LoadedModels,
+    Started,
+    ensemble_of,
+    load_used,
+    results_of,
+)
 from gac_core.evaluation.systems import (
     EvalOptions,
     OnSkip,
@@ -22,43 +29,42 @@ from gac_core.evaluation.systems import (
     members_alone,
     systems_of,
 )
-from gac_core.members.loading import load_members
 
 
 def evaluate(
     config: EnsembleConfig,
     options: EvalOptions,
     *,
-    on_system: Callable[[str, int], None] = lambda name, questions: None,  # noqa: ARG005
+    loaded: LoadedModels | None = None,
+    on_system: Started = lambda name, questions: None,  # noqa: ARG005
     on_answer: Callable[[], None] = lambda: None,
     on_skip: OnSkip = leave_out,
 ) -> Iterator[Result]:
     """Ask every system the same items; one result after another.
 
     Controls that choose a member choose it by its answers to other questions (another seed, 100 a
-    task at most), which count neither as forwards nor as time.
+    task at most; the same ones if a task has no others), which count neither as forwards nor as
+    time.
 
     Args:
         config: the ensemble; its models are loaded once.
         options: what is asked.
+        loaded: its models, if they are loaded already.
         on_system: called before each system, with its name and the number of its questions.
         on_answer: called after each answer.
         on_skip: with `everything`, called with each method or control that fails with this
             ensemble, and the error; the others go on.
 
     Raises:
-        ConfigError: fewer than two members have a weight.
+        ConfigError: fewer than two members have a weight, or nothing is asked.
 
     """
+    if not any(options.questions().values()):
+        raise ConfigError("there is no question to ask; give tasks, or a file of questions")
     systems = list(systems_of(config, options, on_skip))
-    evaluation = _Evaluation(config, options, on_system, on_answer)
-    for system in systems:
-        try:
-            yield evaluation.result(system)
-        except GacError as error:
-            if system.kind == "member" or not options.everything:
-                raise
-            on_skip(system.name, error)
+    loaded = load_used(config) if loaded is None else loaded
+    evaluation = _Evaluation(config, options, loaded, on_system, on_answer)
+    yield from results_of(evaluation.result, systems, options, on_skip)
 
 
 class _Evaluation:
@@ -68,7 +74,8 @@ class _Evaluation:
         self,
         config: EnsembleConfig,
         options: EvalOptions,
-        on_system: Callable[[str, int], None],
+        loaded: LoadedModels,
+        on_system: Started,
         on_answer: Callable[[], None],
     ) -> None:
         self._options = options
@@ -76,8 +83,7 @@ class _Evaluation:
         self._on_system = on_system
         self._on_answer = on_answer
         self._members = members_alone(config)
-        loaded = load_members(config.active().members, progress=False)
-        self._loaded = dict(zip(config.used, loaded, strict=True))
+        self._loaded = loaded
 
     def result(self, system: System) -> Result:
         """How one system does."""
@@ -98,13 +104,14 @@ class _Evaluation:
         with ExitStack() as stack:
             is_control = system.kind == "control"
             configs = [*(m.config for m in self._members if is_control), system.config]
-            ensembles = [stack.enter_context(self._ensemble(config)) for config in configs]
+            ensembles = [stack.enter_context(ensemble_of(c, self._loaded)) for c in configs]
             answers = _answers(system.name, ensembles, skills) if is_control else greedy(*ensembles)
             began = time.perf_counter()
             for task, items in asked.items():
                 right = []
                 for item, output in zip(items, answers(task, items), strict=True):
-                    right.append(item.is_correct(output.text))
+                    is_cut = output.finish_reason == "length"
+                    right.append(item.is_correct(output.text, is_cut=is_cut))
                     result.count(output)
                     self._on_answer()
                 result.right[task] = np.array(right)
@@ -114,10 +121,6 @@ class _Evaluation:
                 queries[member.name] += member.scorer.stats.queries
         result.queries = dict(queries)
         return result
-
-    def _ensemble(self, config: EnsembleConfig) -> Ensemble:
-        own = [self._loaded[index] for index in config.used]
-        return Ensemble(config, partial(list, own))
 
 
 def _answers(control: str, ensembles: Sequence[Ensemble], skills: Sequence[Result]) -> Answers:

@@ -1,25 +1,31 @@
-"""The questions of an evaluation, which the caller hands in: items with one right answer."""
+"""The questions of an evaluation, which the caller hands in, and how they are judged."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from gac_core.chat.prompt import Message
+from gac_core.chat.prompt import Prompt
 
 
 class Item(Protocol):
-    """A chat that ends with a question, and its one right answer."""
+    """A question, and what counts as its right answer."""
 
     @property
-    def messages(self) -> Sequence[Message]:
-        """The chat."""
+    def prompt(self) -> Prompt:
+        """A chat that ends with the question, or a raw text to go on with."""
 
     @property
-    def answer(self) -> str:
-        """The right answer."""
+    def max_new_tokens(self) -> int:
+        """The most steps an answer may take."""
 
-    def is_correct(self, text: str) -> bool:
-        """Whether a text counts as the right answer."""
+    def is_correct(self, text: str, *, is_cut: bool = False) -> bool:
+        """Whether a text counts as the right answer.
+
+        Args:
+            text: the answer.
+            is_cut: whether a limit cut its end.
+
+        """
 
     def vote_key(self, text: str) -> Hashable:
         """What is equal for two texts if they count as the same answer."""

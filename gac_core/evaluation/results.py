@@ -9,9 +9,25 @@ import numpy as np
 
 from gac_core.outputs import Output
 
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 SystemKind = Literal["member", "method", "control"]
 
 _RESAMPLES: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval."""
+
+    value: float
+    ci95: tuple[float, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; None in place of what is infinite or not to be had."""
+        value, low, high = (
+            number if math.isfinite(number) else None for number in (self.value, *self.ci95)
+        )
+        return {"value": value, "ci95": [low, high]}
 
 
 @dataclass
@@ -59,6 +75,23 @@ class Result:
         half = 1.96 * math.sqrt(variance)
         return max(0.0, self.average - half), min(1.0, self.average + half)
 
+    def part(self, task: str | None = None) -> "Result":
+        """The same of one task, or with all questions of all tasks as one."""
+        right = np.concatenate([*self.right.values()]) if task is None else self.right[task]
+        return Result(self.name, self.kind, {task or "all": right})
+
+    def accuracy(self, task: str | None = None) -> Estimate:
+        """The share of right answers to a task, or to all questions."""
+        part = self.part(task)
+        return Estimate(part.average, part.ci95)
+
+    def difference(self, over: "Result", task: str | None = None) -> Estimate:
+        """Its accuracy minus another's, to a task or to all questions; paired bootstrap."""
+        part, other = self.part(task), over.part(task)
+        ours, theirs = _resampled(part, other)
+        low, high = np.quantile(ours - theirs, (0.025, 0.975))
+        return Estimate(part.average - other.average, (float(low), float(high)))
+
     @property
     def fused_share(self) -> float:
         """The share of steps that all members decided together."""
@@ -79,15 +112,22 @@ class Result:
         return {
             "name": self.name,
             "kind": self.kind,
-            "tasks": {
-                task: {"correct": int(right.sum()), "total": len(right)}
-                for task, right in self.right.items()
-            },
+            "tasks": {task: self._figures(task) for task in self.right},
+            "all": self._figures(),
             "average": self.average,
             "ci95": list(self.ci95),
             "fused_share": self.fused_share,
             "forwards_per_token": self.forwards_per_token,
             "tokens_per_second": self.tokens_per_second,
+            "seconds": self.seconds,
+        }
+
+    def _figures(self, task: str | None = None) -> dict[str, Any]:
+        (right,) = self.part(task).right.values()
+        return {
+            "correct": int(right.sum()),
+            "total": len(right),
+            "accuracy": self.accuracy(task).as_json(),
         }
 
 
@@ -101,6 +141,13 @@ class Gain:
 
 def gain(result: Result, over: Result) -> Gain:
     """The relative gain in average accuracy; paired bootstrap over the items of each task."""
+    ours, theirs = _resampled(result, over)
+    low, high = np.quantile(ours / np.maximum(theirs, 1e-9) - 1, (0.025, 0.975))
+    return Gain(result.average / max(over.average, 1e-9) - 1, (float(low), float(high)))
+
+
+def _resampled(result: Result, over: Result) -> tuple[Floats, Floats]:
+    """The averages of both over the same resampled items of each task, (resamples,) each."""
     rng = np.random.default_rng(0)
     means = []
     for right, other in zip(result.right.values(), over.right.values(), strict=True):
@@ -108,15 +155,18 @@ def gain(result: Result, over: Result) -> Gain:
         shares = np.bincount(pairs, minlength=4) / len(pairs)
         counts = rng.multinomial(len(pairs), shares, size=_RESAMPLES) / len(pairs)
         means.append((counts[:, 1] + counts[:, 3], counts[:, 2] + counts[:, 3]))
-    ours = np.mean([m for m, _ in means], axis=0)
-    theirs = np.maximum(np.mean([m for _, m in means], axis=0), 1e-9)
-    low, high = np.quantile(ours / theirs - 1, (0.025, 0.975))
-    return Gain(result.average / max(over.average, 1e-9) - 1, (float(low), float(high)))
+    return np.mean([m for m, _ in means], axis=0), np.mean([m for _, m in means], axis=0)
 
 
 def best_member(results: Sequence[Result]) -> Result:
     """The member with the highest average."""
     return max((r for r in results if r.kind == "member"), key=lambda r: r.average)
+
+
+def best_at(results: Sequence[Result], task: str | None = None) -> Result:
+    """The member with the most right answers to a task, or to all questions."""
+    members = [r for r in results if r.kind == "member"]
+    return max(members, key=lambda r: r.part(task).average)
 
 
 def verdict(results: Sequence[Result]) -> str:
@@ -145,5 +195,9 @@ def as_json(results: Sequence[Result]) -> dict[str, Any]:
                 "relative": gained.relative,
                 "ci95": list(gained.ci95),
             }
+            for task, figures in [*value["tasks"].items(), (None, value["all"])]:
+                member = best_at(results, task)
+                difference = result.difference(member, task).as_json()
+                figures["over_best_member"] = {"member": member.name, **difference}
         values.append(value)
     return {"best_member": best.name, "rows": values}

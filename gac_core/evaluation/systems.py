@@ -9,6 +9,7 @@ from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, GacError
 from gac_core.evaluation.questions import Item, TaskSet
 from gac_core.evaluation.results import SystemKind
+from gac_core.evaluation.text_files import Text
 from gac_core.method_specs import PRESETS
 from gac_core.registry import METHODS
 
@@ -38,11 +39,13 @@ class EvalOptions:
     """What is asked, and of whom beside the members.
 
     Attributes:
-        task_set: the tasks there are.
+        task_set: the tasks there are; none by default.
         items: questions per task.
         seed: of the questions.
+        texts: those over which bits per byte are measured.
         thresholds: of the cascades; not used with `everything`.
         tasks: names of tasks; the default ones of the set if empty.
+        configured: the configured method and cascades only, without `everything`.
         everything: every method, a cascade at the configured threshold, and the controls, instead
             of every step and some cascades.
         only: those of `methods_and_controls` that are wanted; all if empty.
@@ -53,11 +56,13 @@ class EvalOptions:
 
     """
 
-    task_set: TaskSet
+    task_set: TaskSet = field(default_factory=lambda: TaskSet({}))
     items: int = 300
     seed: int = 0
+    texts: tuple[Text, ...] = ()
     thresholds: tuple[float, ...] = THRESHOLDS
     tasks: tuple[str, ...] = ()
+    configured: bool = False
     everything: bool = False
     only: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -117,12 +122,13 @@ def systems_of(
     """
     yield from members_alone(config)
     if not options.everything:
-        yield _system(config, "every_step", options)
-        yield _system(config, _APPEND, options)
+        if not options.configured:
+            yield _system(config, "every_step", options)
+            yield _system(config, _APPEND, options)
         for threshold in options.thresholds:
             cascade = config.with_method("cascade", threshold=threshold)
             yield System(f"cascade_{threshold:g}", "method", cascade)
-        if config.method not in METHODS.builtin:  # an installed package's
+        if options.configured or config.method not in METHODS.builtin:  # an installed package's
             yield System(config.method, "method", config)
         return
     for name in methods_and_controls(options.only):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from pydantic import Field
 
-from gac_core.errors import ConfigError
+from gac_core.errors import ConfigError, MethodError
 from gac_core.members.base import Answers, Ask, Query
 from gac_core.method_specs import MethodOptions, MethodSpec
 from gac_core.outputs import Step
@@ -69,6 +69,10 @@ class Beam:
 
 def twist(request: "Request") -> "Decoder":
     """Each member searches in its turn; emit the primary's best text in its own tokens."""
+    if request.answer.forced is not None:
+        raise MethodError(
+            "method twist searches for a text of its own, so no text can be forced on it"
+        )
     primary, members = request.primary, request.members
     others = sorted(request.others, key=lambda m: members[m].weight)
     turns = [*others, primary] * request.options.rounds if others else [primary]

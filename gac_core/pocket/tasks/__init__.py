@@ -35,6 +35,7 @@ LONG: dict[str, Maker] = {"report": report.report}  # judged when asked for by n
 
 _MAKER_OF = JUDGED | LONG
 _LONGEST_PROMPT = 4000  # characters; fewer than 2,000 tokens of each member
+_FEWEST_STEPS = 160  # that an answer may take
 _LONG_ANSWER = range(150, 301)  # characters of a long task's answer; 70 to 190 tokens of a member
 
 
@@ -46,11 +47,21 @@ class Item:
     messages: list[Message]
     answer: str
 
+    @property
+    def prompt(self) -> list[Message]:
+        """The messages."""
+        return self.messages
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The most steps an answer may take, whose units may be bytes: some, or the right one's."""
+        return max(_FEWEST_STEPS, len(self.answer.encode()) + 2)  # a way to open, and the end
+
     def vote_key(self, text: str) -> str:
         """What texts that count as the same answer have in common: all but outer blanks."""
         return text.strip()
 
-    def is_correct(self, text: str) -> bool:
+    def is_correct(self, text: str, *, is_cut: bool = False) -> bool:  # noqa: ARG002
         """Whether the text is the answer."""
         return self.vote_key(text) == self.answer
 
