@@ -90,9 +90,7 @@ class TokenReader:
     ) -> Step:
         """See `Request.emit`."""
         self._mixer.check(probs, space)
-        step = self._mixer.answer.emit(
-            probs, space, views, row=row, minus=minus, agreed=agreed
-        )
+        step = self._mixer.answer.emit(probs, space, views, row=row, minus=minus, agreed=agreed)
         self._wrote(step.unit)
         return step
 
@@ -124,7 +122,7 @@ class PathReader(TokenReader):
             least=least,
             leading_space=self._is_chat and own.leading_space,
             turn_marks=_TURN_MARKS if self._is_chat and own.reads_transcript else (),
-            allowed=(lambda: answer.constraint.allowed()) if is_by_bytes else None,
+            allowed=constraint.allowed if constraint is not None and is_by_bytes else None,
         )
 
     def fork(self, mixer: Mixer) -> Self:
@@ -151,7 +149,9 @@ class PathReader(TokenReader):
                 self._paths[m].read(
                     [
                         [
-                            mixer.to_probs(m, scored.logits[-n], query.ids[: len(query.ids) - n + 1])
+                            mixer.to_probs(
+                                m, scored.logits[-n], query.ids[: len(query.ids) - n + 1]
+                            )
                             for n in range(query.last, 0, -1)
                         ]
                         for query, scored in zip(asked, answers[m], strict=True)
@@ -270,7 +270,9 @@ class ByteReader(PathReader):
         yield from self._read(members, hidden=hidden)
         looks = {m: self._next_byte(m) for m in members if m != primary}
         if primary in members:
-            looks[primary] = self._paths[primary].own
+            own = self._paths[primary].own
+            assert own is not None, "the primary was asked"
+            looks[primary] = own
         return looks
 
     def _read(

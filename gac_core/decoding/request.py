@@ -19,7 +19,7 @@ from gac_core.errors import MethodError
 from gac_core.fusion.rules import Rule
 from gac_core.fusion.weighting import Fixed
 from gac_core.grammar.constraint import Constraint
-from gac_core.members.base import Answers, Ask, Query
+from gac_core.members.base import Answers, Ask
 from gac_core.outputs import Step
 from gac_core.tokens.history import History
 from gac_core.tokens.spaces import BYTES, Space
@@ -252,9 +252,7 @@ class Request:
                 f"{type(fused).__name__}; `fuse` gives one"
             )
         rows = self._shared.step_rows
-        return self._reader.emit(
-            fused.probs, rows, fused.views, minus=minus, agreed=fused.agreed
-        )
+        return self._reader.emit(fused.probs, rows, fused.views, minus=minus, agreed=fused.agreed)
 
     def emit_alone(self, probs: torch.Tensor, token: int | None = None) -> Step:
         """Choose a token from the primary's own distribution and write it to every history.

@@ -209,8 +209,7 @@ def agreed(candidates: Candidates, helpers: Sequence[Paths]) -> bytes:
             mass = sum(
                 leaf.mass
                 for leaf in leaves
-                if leaf.text.startswith(begun)
-                or (not leaf.is_end and begun.startswith(leaf.text))
+                if leaf.text.startswith(begun) or (not leaf.is_end and begun.startswith(leaf.text))
             )
             if mass <= 0.5 * before:
                 text = text[: end - 1]

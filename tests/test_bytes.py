@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from gac_core import Ensemble, EnsembleConfig
-from gac_core.decoding.byte_paths import BytePaths
+from gac_core.decoding.paths import Paths
 from gac_core.grammar.grammar import Grammar
 from gac_core.testing import assert_same, naively
 from gac_core.tokens.history import History
@@ -149,7 +149,7 @@ def test_every_view_has_mass_1(paths: Any) -> None:
         prompts = ensemble.prompt_ids("Hello")
         for m, (member, ids) in enumerate(zip(ensemble.members, prompts, strict=True)):
             history = History(ids, member.tokenizer, reencode=True)
-            state = BytePaths(history, member.tokenizer, 1 if paths == "top" else paths)
+            state = Paths(history, member.tokenizer, 1 if paths == "top" else paths)
             # The last are impossible for the member, or half a character: it begins again.
             for byte in (b"H", b"e", b" ", b"\xf0", b"\x9f", b"x", b"\xe2", b"\x82", b"\xac"):
                 while queries := state.queries():
