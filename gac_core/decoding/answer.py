@@ -187,7 +187,7 @@ class Answer:
         return space.end_row if token is None else token
 
     def _choose_agreed(self, probs: torch.Tensor, space: Space, agreed: bytes) -> int:
-        """The most probable of the rows that begin with what is agreed, or are a beginning of it."""
+        """The most probable row that begins with what is agreed, or is a beginning of it."""
         hidden = b" " if self.leading_space.is_spelling(space) else b""
         for row in probs.topk(min(_MOST_AGREED, len(probs))).indices.tolist():
             unit = space.unit(row).removeprefix(hidden)

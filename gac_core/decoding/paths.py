@@ -115,15 +115,16 @@ class Paths:
         self.own: torch.Tensor | None = None
         self._own_ids: Sequence[int] = history.ids  # after which `own` comes
 
-    def fork(self, history: History) -> Self:
+    def fork(self, history: History, allowed: Callable[[], torch.Tensor] | None) -> Self:
         """A copy for a fork of the answer.
 
         Args:
             history: of the fork.
+            allowed: of the fork.
 
         """
         other = copy(self)
-        other._history = history
+        other._history, other._allowed = history, allowed
         other._paths = [replace(path) for path in self._paths]
         return other
 

@@ -5,7 +5,7 @@ asked for, and what a step is chosen from, is a matter of the space. There is a 
 """
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from copy import copy
 from dataclasses import replace
 from typing import Final, Self
@@ -112,24 +112,23 @@ class PathReader(TokenReader):
         self._paths: dict[int, Paths] = {}
 
     def _paths_of(self, member: int, most: int, least: float) -> Paths:
-        answer, own = self._mixer.answer, self._mixer.shared.members[member]
-        constraint = answer.constraint
-        is_by_bytes = constraint is not None and constraint.units is BYTES
+        own = self._mixer.shared.members[member]
         return Paths(
-            answer.histories[member],
+            self._mixer.answer.histories[member],
             own.tokenizer,
             most,
             least=least,
             leading_space=self._is_chat and own.leading_space,
             turn_marks=_TURN_MARKS if self._is_chat and own.reads_transcript else (),
-            allowed=constraint.allowed if constraint is not None and is_by_bytes else None,
+            allowed=_allowed_bytes(self._mixer),
         )
 
     def fork(self, mixer: Mixer) -> Self:
         """A reader for a fork of the request, with paths of its own."""
         other = super().fork(mixer)
         histories = mixer.answer.histories
-        other._paths = {m: paths.fork(histories[m]) for m, paths in self._paths.items()}
+        allowed = _allowed_bytes(mixer)
+        other._paths = {m: paths.fork(histories[m], allowed) for m, paths in self._paths.items()}
         return other
 
     def _ask(
@@ -345,6 +344,12 @@ class ByteReader(PathReader):
     def _wrote(self, unit: bytes) -> None:
         for paths in self._paths.values():
             paths.extend(unit)
+
+
+def _allowed_bytes(mixer: Mixer) -> Callable[[], torch.Tensor] | None:
+    """What tells which bytes a grammar over bytes allows next."""
+    constraint = mixer.answer.constraint
+    return constraint.allowed if constraint is not None and constraint.units is BYTES else None
 
 
 def _alternatives(probs: torch.Tensor, most: int) -> tuple[tuple[bytes, float], ...]:
