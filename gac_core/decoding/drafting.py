@@ -38,15 +38,32 @@ _LONGEST_PAUSE: Final = 64  # steps
 _MOST_EXCUSED: Final = 2
 
 
-def drafted(decoder: Decoder, request: Request) -> Decoder:
+@dataclass(frozen=True)
+class Plan:
+    """How drafts are made.
+
+    Attributes:
+        draft: "ngrams", or the index of the member that writes ahead.
+        length: units at most.
+        is_adaptive: whether drafts grow and shrink with what becomes of them.
+
+    """
+
+    draft: str | int
+    length: int
+    is_adaptive: bool = True
+
+
+def drafted(decoder: Decoder, request: Request, plan: Plan) -> Decoder:
     """The same steps as a decoder makes, by fewer forward passes.
 
     Args:
         decoder: of a method that asks for the logits after its histories.
-        request: the one it decodes; its configuration says how drafts are made.
+        request: the one it decodes.
+        plan: how drafts are made.
 
     """
-    drafter = _Drafter(request)
+    drafter = _Drafter(request, plan)
     with closing(decoder):
         event = next(decoder, None)
         answered = 0  # asks in a row, without a step and without a pass
@@ -96,10 +113,12 @@ def _begins(short: Sequence[int], long: Sequence[int]) -> bool:
 class _Drafter:
     """Makes drafts for one request, and keeps the answers that were computed for them."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, plan: Plan) -> None:
         self._request = request
+        self._plan = plan
         self._held: dict[int, list[_Held]] = {}
-        self._adaptive_length = AdaptiveLength(request.config.draft_length)
+        self._adaptive_length = AdaptiveLength(plan.length)
+        self._by_paths = request.space != "tokens"  # members ask about ids of their own making
         vocabulary = request.union.vocabularies[request.primary]
         self._prompt = b"".join(
             vocabulary.token_bytes[i] if vocabulary.kinds[i] is TokenKind.TEXT else _BREAK
@@ -128,32 +147,38 @@ class _Drafter:
         return next((s for h in held if (s := h.answer(query)) is not None), None)
 
     def look_ahead(self, ask: Ask) -> Generator[Ask, Answers, None]:
-        """Ask for this, and for the logits after a draft of what follows."""
-        request = self._request
-        is_new_step = request.primary in ask.queries
+        """Ask for what is not known of this, and for the logits after a draft of what follows.
+
+        A draft is made where the primary has to be asked: not for the others alone, which a gate
+        asks after the primary in the same step, since this is as rare as it is cheap.
+        """
+        request, primary = self._request, self._request.primary
+        is_new_step = any(self._known(primary, q) is None for q in ask.queries.get(primary, ()))
         if is_new_step:
             self._held.clear()
-        for m in ask.queries:
-            self._held.pop(m, None)
-        if not self._is_plain(ask):
-            self._keep(ask.queries, (yield ask))
+        if not is_new_step or not self._is_plain(ask):
+            unknown = {
+                m: [query for query in queries if self._known(m, query) is None]
+                for m, queries in ask.queries.items()
+            }
+            unknown = {m: queries for m, queries in unknown.items() if queries}
+            self._keep(unknown, (yield Ask(unknown)))
             return
         futures = [{m: queries[0].ids for m, queries in ask.queries.items()}]
-        # No draft for the others alone, which a gate asks after the primary in the same step: this
-        # is as rare as it is cheap.
-        if is_new_step:
-            if self._length:
-                accepted = request.position - self._began - 1
-                self._adaptive_length.learn(accepted, self._length, was_right=self._was_right())
-            length = min(self._adaptive_length.next_length(), request.steps_left - 1)
-            if length > 0 and request.position > 0:
-                with suppress(CannotSpellError):  # a draft may hold half a character
-                    yield from self._guess(length, futures)
-            self._began = request.position
-            self._answer_before = len(request.histories[request.primary].answer)
+        if self._length:
+            accepted = request.position - self._began - 1
+            self._adaptive_length.learn(accepted, self._length, was_right=self._was_right())
+        length = (
+            self._adaptive_length.next_length() if self._plan.is_adaptive else self._plan.length
+        )
+        length = min(length, request.steps_left - 1)
+        if length > 0 and request.position > 0:
+            with suppress(CannotSpellError):  # a draft may hold half a character
+                yield from self._guess(length, futures)
+        self._began = request.position
+        self._answer_before = len(request.histories[primary].answer)
         queries = self._queries(ask, futures)
-        if is_new_step:
-            self._length = len(futures) - 1
+        self._length = len(futures) - 1
         self._keep(queries, (yield Ask(queries)))
 
     def _was_right(self) -> bool:
@@ -169,6 +194,9 @@ class _Drafter:
 
     def _is_plain(self, ask: Ask) -> bool:
         """Whether an ask is for the logits after histories only, so that a draft can widen it."""
+        if self._by_paths:
+            first, *_ = ask.queries[self._request.primary]
+            return list(first.ids) == self._request.histories[self._request.primary].ids
         return all(
             m < len(self._request.histories)
             and len(queries) == 1
@@ -181,9 +209,8 @@ class _Drafter:
     ) -> Generator[Ask, Answers, None]:
         """Add the members' ids after each unit of a draft, by member index, to `futures`."""
         self._guessed = b""
-        draft = self._request.config.draft
-        if isinstance(draft, int):
-            yield from self._guess_by_member(draft, length, futures)
+        if isinstance(self._plan.draft, int):
+            yield from self._guess_by_member(self._plan.draft, length, futures)
         else:
             self._guess_by_ngrams(length, futures)
 
@@ -191,7 +218,9 @@ class _Drafter:
         self, member: int, length: int, futures: list[dict[int, Sequence[int]]]
     ) -> Generator[Ask, Answers, None]:
         members = list(futures[0])
-        future = self._request.fork()
+        # What another space holds to a grammar is not what the drafter chooses from.
+        future = self._request.fork(free=self._by_paths)
+        space = future.rows_of(member)
         for _ in range(length):
             if not future.histories[member].fits():
                 return
@@ -200,12 +229,14 @@ class _Drafter:
                 answers = yield Ask({member: (query,)})
                 self._keep({member: [query]}, answers)
                 scored = answers[member][0]
-            probs = future.mixer.to_union(member, future.mixer.to_probs(member, scored.logits[-1]))
-            row = future.answer.choose(probs, future.union)
-            if future.union.is_end(row):
+            probs = future.mixer.to_probs(member, scored.logits[-1])
+            if not self._by_paths:
+                probs = future.mixer.to_union(member, probs)
+            row = future.answer.choose(probs, space)
+            if space.is_end(row):
                 return
-            unit = future.union.unit(row)
-            future.answer.append_agreed(unit)
+            unit = space.unit(row)
+            future.answer.append_agreed(unit, space.token(future.primary, row))
             self._guessed += unit
             futures.append({m: future.histories[m].ids for m in members})
 
@@ -228,7 +259,8 @@ class _Drafter:
     def _next_unit(self, text: bytes, members: Sequence[int]) -> bytes:
         """The unit with which most members, by weight, would begin to write this text."""
         votes: dict[bytes, float] = {}
-        for m in (self._request.primary, *members):
+        voters = () if self._by_paths else members
+        for m in (self._request.primary, *voters):
             member = self._request.members[m]
             token = member.tokenizer.encode(_head(text))[0]
             unit = member.tokenizer.vocabulary.token_bytes[token]
@@ -245,12 +277,24 @@ class _Drafter:
             for m, (query, *more) in ask.queries.items():
                 limit = self._request.histories[m].context_size
                 fits = limit is None or all(len(f[m]) <= limit for f in futures[1:])
-                queries[m] = [*self._covering(m, query, [f[m] for f in futures]), *more]
+                if self._by_paths and m != self._request.primary:
+                    queries[m] = self._reaching(m, [query, *more], futures[-1][m])
+                else:
+                    queries[m] = [*self._covering(m, query, [f[m] for f in futures]), *more]
                 if len(futures) > 1 and (len(queries[m]) > _MOST_QUERIES or not fits):
                     break
             else:
                 return queries
             futures.pop()
+
+    def _reaching(self, member: int, own: list[Query], ids: Sequence[int]) -> list[Query]:
+        """A member's own queries, one of them widened to reach the end of a draft in its ids."""
+        for at, query in enumerate(own):
+            if _begins(query.ids, ids):
+                own[at] = replace(query, ids=ids, last=len(ids) - len(query.ids) + query.last)
+                return own
+        last = len(ids) - common_prefix(own[0].ids, ids)
+        return [*own, Query(ids, max(last, 1), branch=("draft", member))]
 
     def _covering(self, member: int, first: Query, futures: Sequence[Sequence[int]]) -> list[Query]:
         """Queries that cover a member's futures; the first of these is what the method asked for.

@@ -20,6 +20,7 @@ from gac_core.fusion.rules import Rule
 from gac_core.fusion.weighting import Fixed
 from gac_core.grammar.constraint import Constraint
 from gac_core.members.base import Answers, Ask
+from gac_core.method_specs import SpaceName
 from gac_core.outputs import Step
 from gac_core.tokens.history import History
 from gac_core.tokens.spaces import BYTES, Space
@@ -98,6 +99,20 @@ class Request:
     def steps_left(self) -> int:
         """The number of units that may still be emitted."""
         return self.answer.steps_left
+
+    @property
+    def space(self) -> SpaceName:
+        """In which the members meet."""
+        return self._shared.space
+
+    def rows_of(self, member: int) -> Space:
+        """The space in which a member drafts: the union; its own rows where members meet by bytes.
+
+        Args:
+            member: its index.
+
+        """
+        return self.union if self.space == "tokens" else self._shared.own_rows(member)
 
     def fork(self, *, free: bool = False) -> Self:
         """A copy on which continuations can be tried; reading and emitting leave this one as it is.

@@ -12,7 +12,7 @@ import torch
 
 from gac_core.chat.prompt import TURN_MARKS
 from gac_core.decoding.detokenizer import StopMatcher, TextDecoder, TurnMatcher
-from gac_core.decoding.drafting import drafted
+from gac_core.decoding.drafting import Plan, drafted
 from gac_core.decoding.request import Decoder, Method, Request
 from gac_core.errors import MethodError
 from gac_core.grammar.call_tags import CALL_OPENS
@@ -180,4 +180,7 @@ def _decode(method: Method, request: Request) -> Decoder:
     decoder = method(request)
     if not isinstance(decoder, Generator):
         raise MethodError(f"the method returned {decoder!r:.80}; it must be a generator function")
-    yield from decoder if request.config.draft is None else drafted(decoder, request)
+    config = request.config
+    if config.draft is not None:
+        decoder = drafted(decoder, request, Plan(config.draft, config.draft_length))
+    yield from decoder

@@ -49,6 +49,17 @@ class SharedState:
         union = self.units if self.space == "scored" else self.union
         return PrimaryRows(union, self.config.primary)
 
+    def own_rows(self, member: int) -> Space:
+        """A member's own rows, without regard to others."""
+        if member not in self._own_rows:
+            vocabulary = self.union.vocabularies[member]
+            self._own_rows[member] = PrimaryRows(UnionVocabulary([vocabulary]), member)
+        return self._own_rows[member]
+
+    @cached_property
+    def _own_rows(self) -> dict[int, Space]:
+        return {}
+
     @property
     def step_rows(self) -> Space:
         """The space of the steps that members decide together."""

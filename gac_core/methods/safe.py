@@ -79,6 +79,9 @@ class _Verified:
 
 def safe(request: "Request") -> "Decoder":
     """Draft a block, verify it in one pass, fuse at the first doubtful token; over and over."""
+    if request.space != "tokens":
+        yield from _by_bytes(request)
+        return
     while not request.finished:
         draft, future, known = yield from _write_ahead(request)
         verified: dict[int, dict[int, _Verified]] = {}
@@ -98,6 +101,30 @@ def safe(request: "Request") -> "Decoder":
             yield step
             if step.unit != drafted.step.unit:  # a context got too full for the drafted token
                 break
+
+
+def _by_bytes(request: "Request") -> "Decoder":
+    """SAFE where members meet by bytes.
+
+    No token is torn there, so each drafted one is verified, and nothing need be sharpened.
+    """
+    from gac_core.decoding.drafting import Plan, drafted
+
+    plan = Plan(request.primary, request.options.block, is_adaptive=False)
+    yield from drafted(_questioned(request), request, plan)
+
+
+def _questioned(request: "Request") -> "Decoder":
+    """All members decide each token of which the primary is not sure."""
+    threshold = request.options.threshold
+    while not request.finished:
+        if threshold is None:
+            looks = yield from request.look()
+        else:
+            looks = yield from request.look(request.primary)
+            if request.others and not is_sure(request.legal(looks[request.primary]), threshold):
+                looks |= yield from request.look(*request.others)
+        yield from request.write(looks)
 
 
 def _write_ahead(
@@ -273,9 +300,15 @@ SPEC: Final = MethodSpec(
     "place is fused at which all tokens align and fusing might change something",
     paper="https://arxiv.org/abs/2510.15346",
     options=SafeOptions,
+    spaces=("tokens", "scored", "bytes"),
     ignores=("draft",),
     scores_text=False,
     refuses="sampling with `fusion: unite`",
     check=_check,
-    examples=({}, {"block": 3, "history": "append", "sharpen": "prefix"}),
+    examples=(
+        {"space": "tokens"},
+        {"space": "tokens", "block": 3, "history": "append", "sharpen": "prefix"},
+        {"space": "scored"},
+        {"space": "bytes", "block": 3},
+    ),
 )
