@@ -86,8 +86,9 @@ class Paths:
         allowed: with a grammar over bytes, which bytes it allows next, (257,) of bool.
 
     Attributes:
-        own: the distribution after the last complete token of the best path, over the member's own
-            rows, (vocab_size,); None before the first answer.
+        own: the distribution after the last complete token of the best path, before a leading
+            space, over the member's own rows, (vocab_size,); None before the first answer to a
+            query since something was written.
 
     """
 
@@ -148,7 +149,8 @@ class Paths:
             self._restart(answers[0])
             return
         unread = self._unread()
-        self.own, self._own_ids = answers[0][-1], unread[0].ids
+        if self.own is None:  # what comes after a leading space is read, too
+            self.own, self._own_ids = answers[0][-1], unread[0].ids
         for path, probs in zip(unread, answers, strict=True):
             self._open(path, probs[-1])
         if self._has_leading_space:
@@ -204,13 +206,16 @@ class Paths:
         rest = path.probs.copy()
         rest[index] = 0.0
         self._paths.remove(path)
-        self._keep([grown, *_share(path, rest, path.end), *self._paths])
+        # None is dropped, however many there are: those that were asked cost nothing more.
+        self._paths += [grown, *_share(path, rest, path.end)]
+        self._paths.sort(key=_rank)
 
     # ------------------------------------------------ going on
 
     def extend(self, data: bytes) -> None:
         """Take note of bytes that were written, for the next `catch_up`."""
         self._behind += data
+        self.own = None
         if not data:  # an opening space, which only the history has
             self.restart()
 
@@ -296,7 +301,7 @@ class Paths:
         if not alive:
             self.restart()
             return
-        alive.sort(key=lambda p: (-p.mass, len(p.pending), p.ids))
+        alive.sort(key=_rank)
         least = alive[0].mass * self._least
         self._paths = [path for path in alive[: self._most] if path.mass >= least]
         total = sum(path.mass for path in self._paths)
@@ -356,6 +361,11 @@ class Paths:
         if self._restarts:  # the member holds its own encoding for impossible
             self._restarts = False
             self._paths = [replace(found[-1], mass=1.0)]
+
+
+def _rank(path: Path) -> tuple[float, int, Sequence[int]]:
+    """What paths are sorted by, the best first."""
+    return -path.mass, len(path.pending), path.ids
 
 
 def _share(path: Path, probs: Floats, end: float = 0.0) -> Iterator[Path]:
