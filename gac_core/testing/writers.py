@@ -85,9 +85,6 @@ class Writer:
             or any, as its seed says.
         hidden_size: of its hidden states, which are drawn, too.
 
-    Attributes:
-        prompt_length: the number of ids that are no part of the answer.
-
     """
 
     def __init__(
@@ -104,6 +101,7 @@ class Writer:
         self.vocabulary = Vocabulary.of(tokenizer)
         self.text = text
         self.prompt_length = 0
+        self._hidden = 0  # bytes before the text: a space that is only a spelling
         self.vocab_size = len(self.vocabulary)
         self.hidden_size = hidden_size
         self.context_size = None
@@ -118,6 +116,12 @@ class Writer:
         for data, token in sorted(self.vocabulary.ids_by_bytes.items()):
             self._by_first_byte[data[0]].append(token)
 
+    def begin(self, prompt_length: int, *, leading_space: bool) -> None:
+        """Write behind a prompt of so many ids, perhaps with a space that is only a spelling."""
+        self.prompt_length = prompt_length
+        if leading_space:
+            self.text, self._hidden = b" " + self.text, 1
+
     def probs_at(self, at: int) -> dict[int, float]:
         """The probability of each likely id behind so many bytes of the text."""
         rng = random.Random(f"{self._seed} {at}")
@@ -127,14 +131,14 @@ class Writer:
         right = ends[0]
         if fitting:
             right = self._encode(rest)[0] if self._cut is None else self._cut(fitting, rng)
-        sureness = rng.uniform(*self._sureness)
+        sureness = rng.uniform(*self._sureness) if at >= self._hidden else 0.99
         alike = self._by_first_byte[rest[0] if rest else 10]
         rivals = [
             *(r for r in rng.sample(alike, min(3, len(alike))) if not self._is_veiled(r, right)),
-            rng.choice(fitting or ends),
             rng.choice(ends),
+            *fitting,  # what goes on with the text in another cut is never impossible
         ]
-        shares = [rng.random() for _ in rivals]
+        shares = [rng.random() / (1 + 9 * (rival in fitting)) for rival in rivals]
         probs = {right: sureness}
         for rival, share in zip(rivals, shares, strict=True):
             probs[rival] = probs.get(rival, 0.0) + (1 - sureness) * share / sum(shares)
