@@ -241,10 +241,12 @@ class Paths:
                 self._advance(data)
         return self.queries()
 
-    @property
-    def is_at_token_end(self) -> bool:
-        """Whether the most probable path has the end of a token here."""
-        return self._restarts or self._paths[0].probs is None
+    def ends_token(self, unit: bytes) -> bool:
+        """Whether a token ends with these last bytes: on the best path, or since none goes on."""
+        if self._restarts or self._paths[0].probs is None:
+            return True
+        _, middle, stop = self._tokens.span(unit, 0, len(self._tokens.tokens))
+        return middle == stop
 
     def _advance(self, data: bytes) -> None:
         after = [new for path in self._paths for new in self._after(path, data)]

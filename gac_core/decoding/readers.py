@@ -265,7 +265,9 @@ class ByteReader(PathReader):
         primary = self._mixer.shared.config.primary
         members = members or tuple(range(len(self._mixer.shared.members)))
         for m in members:
-            self._paths[m].catch_up()
+            own_is_known = self._paths[m].own is not None
+            if not self._paths[m].catch_up() and m == primary and not own_is_known:
+                self._paths[m].restart()  # the best path goes on within a token
         yield from self._read(members, hidden=hidden)
         looks = {m: self._next_byte(m) for m in members if m != primary}
         if primary in members:
@@ -301,6 +303,7 @@ class ByteReader(PathReader):
             self._paths[primary].take(row)
             return
         members = tuple(sorted(looks))
+        followed = {*members, primary}  # whose paths the step needs
         tops = {m: self._top(m) for m in members}
         chances = dict.fromkeys(members, 1.0)
         unit, logprob = b"", 0.0
@@ -318,11 +321,11 @@ class ByteReader(PathReader):
             answer.append_byte(BYTES.unit(row))
             for m, paths in self._paths.items():
                 paths.extend(BYTES.unit(row))
-                if m in members:
+                if m in followed:
                     paths.catch_up()
-            if self._paths[primary].is_at_token_end or not answer.fits():
+            if self._paths[primary].ends_token(unit) or not answer.fits():
                 break
-            yield from self._read(members)
+            yield from self._read(tuple(followed))
         if unit:
             views = {m: self._view(m, tops[m], chances[m]) for m in members}
             others = tuple(other for other in first if other[0] != unit[:1])
