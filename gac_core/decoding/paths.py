@@ -176,6 +176,18 @@ class Paths:
             probs[_END] += path.mass * path.end
         return probs
 
+    def next_tokens(self) -> torch.Tensor:
+        """The probability of each token to be the next of the best path, over the member's rows.
+
+        It may begin with bytes that are written already. (vocab_size,)
+        """
+        path = self._paths[0]
+        assert path.probs is not None, "queries were not answered"
+        probs = np.zeros(len(self._tokens.token_bytes))
+        probs[self._tokens.ids[path.low : path.low + len(path.probs)]] = path.probs
+        probs[self._tokens.ends[0]] = path.end
+        return torch.from_numpy(probs)
+
     def fresh(self) -> list[Path]:
         """The paths that are at the end of the text, so that any token may come next."""
         return [path for path in self._paths if not path.pending and not path.ahead]

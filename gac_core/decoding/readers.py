@@ -265,15 +265,15 @@ class ByteReader(PathReader):
         primary = self._mixer.shared.config.primary
         members = members or tuple(range(len(self._mixer.shared.members)))
         for m in members:
-            own_is_known = self._paths[m].own is not None
-            if not self._paths[m].catch_up() and m == primary and not own_is_known:
-                self._paths[m].restart()  # the best path goes on within a token
+            paths = self._paths[m]
+            paths.catch_up()
+            if members == (primary,) and paths.own is None and not paths.ends_token(b""):
+                paths.restart()  # to write a token alone, it must not be within one
         yield from self._read(members, hidden=hidden)
         looks = {m: self._next_byte(m) for m in members if m != primary}
         if primary in members:
-            own = self._paths[primary].own
-            assert own is not None, "the primary was asked"
-            looks[primary] = own
+            paths = self._paths[primary]
+            looks[primary] = paths.next_tokens() if paths.own is None else paths.own
         return looks
 
     def _read(
