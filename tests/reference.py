@@ -5,6 +5,7 @@ number of a step.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +20,8 @@ from gac_core.tokens.vocabulary import TokenKind, Vocabulary
 END = None
 Unit = bytes | None
 Key = TypeVar("Key")
+_EPS = sys.float_info.epsilon  # the least entropy
+_TINY = sys.float_info.min  # the least probability in a product
 
 
 @dataclass
@@ -77,6 +80,7 @@ class SlowStep:
     unit: Unit
     probs: dict[Unit, float]
     fused: bool
+    views: tuple[float, ...] = ()  # what each member gave the unit, where it is told
 
 
 def slow_ensemble(
@@ -200,7 +204,7 @@ def slow_core(
             / (1 - math.exp(-beta))
             for u in units
         }
-        entropy = -sum(p * math.log(p) for p in view.values() if p > 0)
+        entropy = max(_EPS, -sum(p * math.log(p) for p in view.values() if p > 0))
         trust.append(weight * sum(scale.values()) / entropy)
         average = sum(scale[u] for u in view) / len(view)
         near.append({u: scale[u] / average for u in view})
@@ -245,7 +249,10 @@ def slow_evidence(
                 for member, prompt, own in zip(members, prompts, ids, strict=True)
             ]
         case "entropy":
-            return [1 / -sum(p * math.log(p) for p in view.values() if p > 0) for view in views]
+            return [
+                1 / max(_EPS, -sum(p * math.log(p) for p in view.values() if p > 0))
+                for view in views
+            ]
         case _:
             return [1.0 for _ in members]
 
@@ -281,7 +288,9 @@ def _choose(
     return ordered[-1]
 
 
-# ---------------------------------------------------------------- CharED
+# ---------------------------------------------------------------- bytes
+
+_MOST_BACK = 6  # tokens at the end of a text that one longer token may begin with
 
 
 @dataclass
@@ -291,13 +300,14 @@ class SlowPath:
     ids: list[int]
     pending: bytes
     mass: float
-    nexts: dict[Unit, float]
+    nexts: dict[Unit, float] | None = None  # None until it is asked
 
     def going_on(self) -> dict[Unit, float]:
         """The tokens that reach beyond the answer, each with its part of the mass."""
+        assert self.nexts is not None
         units = {u: p for u, p in self.nexts.items() if _reaches_beyond(u, self.pending)}
         total = sum(units.values())
-        return {u: self.mass * p / total for u, p in units.items()}
+        return {u: self.mass * p / total for u, p in units.items()} if total > 0 else {}
 
 
 def _reaches_beyond(unit: Unit, pending: bytes) -> bool:
@@ -307,7 +317,7 @@ def _reaches_beyond(unit: Unit, pending: bytes) -> bool:
 
 
 class SlowBytes:
-    """One member of `slow_chared`."""
+    """One member of `slow_bytes`; `asked` are the ids of the answer after which it was asked."""
 
     def __init__(
         self,
@@ -317,21 +327,36 @@ class SlowBytes:
         banned: frozenset[int],
         *,
         leading_space: bool,
+        allowed: Callable[[bytes], set[Unit]] | None = None,
     ) -> None:
         self.member, self.prompt, self.most, self.banned = member, list(prompt), paths, banned
-        self.answer = b""
-        first = SlowPath([], b"", 1.0, self.nexts([]))
-        self.paths = [first]
+        self.answer = self.hidden = b""
+        self.allowed = allowed
+        self.begun_anew = False
+        self.paths = [SlowPath([], b"", 1.0)]
+        self.ask()
         if leading_space:
-            self.answer = b" "
+            (first,) = self.paths
+            assert first.nexts is not None
+            self.answer = self.hidden = b" "
             plain = {u: p for u, p in first.nexts.items() if u is END or not u.startswith(b" ")}
             self.keep([*self.behind(first, b" "), SlowPath([], b"", sum(plain.values()), plain)])
 
-    def nexts(self, ids: list[int]) -> dict[Unit, float]:
-        return self.member.by_unit(self.member.by_id(self.prompt + ids, self.banned))
+    def after(self, ids: Sequence[int]) -> dict[Unit, float]:
+        return self.member.by_unit(self.member.by_id([*self.prompt, *ids], self.banned))
+
+    def ask(self) -> None:
+        """Ask what comes after the paths that are new."""
+        self.begun_anew = False
+        new = [path for path in self.paths if path.nexts is None]
+        if new:
+            self.asked = new[0].ids
+        for path in new:
+            path.nexts = self.after(path.ids)
 
     def view(self) -> dict[Unit, float]:
         """The probability of each next byte."""
+        self.ask()
         view: dict[Unit, float] = {}
         for path in self.paths:
             for unit, prob in path.going_on().items():
@@ -347,7 +372,7 @@ class SlowBytes:
         found = [SlowPath(path.ids, pending, sum(longer.values()), path.nexts)]
         if units.get(pending, 0.0) > 0:
             ids = [*path.ids, self.member.vocabulary.ids_by_bytes[pending]]
-            found.append(SlowPath(ids, b"", units[pending], self.nexts(ids)))
+            found.append(SlowPath(ids, b"", units[pending]))
         return found
 
     def advance(self, byte: bytes) -> None:
@@ -355,52 +380,177 @@ class SlowBytes:
         self.keep([after for path in self.paths for after in self.behind(path, byte)])
 
     def keep(self, paths: list[SlowPath]) -> None:
-        paths = [path for path in paths if path.mass > 0]
-        paths = sorted(paths, key=lambda path: path.mass, reverse=True)[: self.most]
+        paths = [path for path in paths if path.mass > 0 and self.goes_on(path)]
+        paths = sorted(paths, key=lambda p: (-p.mass, len(p.pending), p.ids))[: self.most]
         if not paths:  # the others wrote what this member can not
-            ids = self.member.tokenizer.encode(self.answer)
-            paths = [SlowPath(ids, b"", 1.0, self.nexts(ids))]
+            self.begin_anew()
+            return
         total = sum(path.mass for path in paths)
         self.paths = [SlowPath(p.ids, p.pending, p.mass / total, p.nexts) for p in paths]
 
+    def goes_on(self, path: SlowPath) -> bool:
+        if self.allowed is None or path.nexts is None or not path.pending:
+            return True
+        place = len(path.pending)
+        nexts = {u[place : place + 1] for u in path.going_on() if u is not END}
+        return not nexts.isdisjoint(self.allowed(self.answer.removeprefix(self.hidden)))
 
-def slow_chared(
+    def begin_anew(self) -> None:
+        """From its own encoding of the answer: complete, or with a longer last token."""
+        tokens = self.member.vocabulary.token_bytes
+        ids = self.member.tokenizer.encode(self.answer)
+        found = []
+        for n in range(min(_MOST_BACK, len(ids)) + 1):
+            before, tail = ids[: len(ids) - n], b"".join(tokens[i] for i in ids[len(ids) - n :])
+            nexts = self.after(before)
+            chain = math.prod(
+                self.member.by_id([*self.prompt, *ids[:k]], self.banned)[ids[k]]
+                for k in range(len(ids) - n)
+                if k >= len(ids) - self.back(ids)
+            )
+            longer = sum(p for u, p in nexts.items() if _reaches_beyond(u, tail))
+            if n <= self.back(ids):
+                found.append(SlowPath(before, tail, chain * (longer if n else 1.0), nexts))
+        self.asked = ids
+        self.paths = [SlowPath(ids, b"", 1.0, self.after(ids))]
+        if any(path.mass > 0 and self.goes_on(path) for path in found):
+            self.keep(found)
+        self.begun_anew = True
+
+    def back(self, ids: Sequence[int]) -> int:
+        """How many tokens at the end one longer token may begin with."""
+        vocabulary = self.member.vocabulary
+        return max(
+            n
+            for n in range(min(_MOST_BACK, len(ids)) + 1)
+            if n == 0
+            or any(
+                _reaches_beyond(u, b"".join(vocabulary.token_bytes[i] for i in ids[len(ids) - n :]))
+                for u in vocabulary.ids_by_bytes
+            )
+        )
+
+    @property
+    def ends_token(self) -> bool:
+        return self.begun_anew or self.paths[0].nexts is None
+
+
+def slow_bytes(
     members: Sequence[SlowMember],
     prompts: Sequence[Sequence[int]],
     *,
     paths: int,
     max_new_tokens: int,
+    primary: int = 0,
     spaced: Sequence[bool] | None = None,
     seed: int | None = None,
     temperature: float = 1.0,
+    fusion: str = "mean",
     weighting: str = "fixed",
+    choices: Sequence[str] = (),
 ) -> list[SlowStep]:
-    """CharED over bytes; `spaced` says who opens answers with a space."""
+    """All members, byte by byte; `spaced` says who opens answers with a space."""
     banned = banned_bytes(members)
     spaced = spaced or [False for _ in members]
+    texts = [choice.encode() for choice in choices]
+
+    def allowed(answer: bytes) -> set[Unit]:
+        going_on = [text for text in texts if text.startswith(answer)]
+        return {text[len(answer) :][:1] or END for text in going_on}
+
     states = [
-        SlowBytes(member, prompt, paths, banned, leading_space=space)
+        SlowBytes(
+            member,
+            prompt,
+            paths,
+            banned,
+            leading_space=space,
+            allowed=allowed if texts else None,
+        )
         for member, prompt, space in zip(members, prompts, spaced, strict=True)
     ]
     order: dict[Unit, int] = {bytes([b]): b for b in range(256)} | {END: 256}
-    weights = [m.weight for m in members]
-    if weighting == "prompt":
-        evidence = slow_evidence(weighting, members, [], prompts, prompts, banned)
-        weights = [w * e for w, e in zip(weights, evidence, strict=True)]
     steps: list[SlowStep] = []
+    answer = b""
     while len(steps) < max_new_tokens:
-        views = [state.view() for state in states]
-        if weighting == "entropy":  # within a token it may be 0
-            entropies = [-sum(p * math.log(p) for p in v.values() if p > 0) for v in views]
-            weights = [m.weight / max(e, 2**-52) for m, e in zip(members, entropies, strict=True)]
-        probs = slow_mean([(w / sum(weights), v) for w, v in zip(weights, views, strict=True)])
-        unit = _choose(probs, order, seed, len(steps), temperature)
-        steps.append(SlowStep(unit, probs, fused=True))
-        if unit is END:
+        unit, chance, chances = b"", 1.0, [1.0 for _ in members]
+        while True:
+            views = [state.view() for state in states]
+            asked = [[*p, *state.asked] for p, state in zip(prompts, states, strict=True)]
+            evidence = slow_evidence(weighting, members, views, prompts, asked, banned)
+            powers = [m.weight * e for m, e in zip(members, evidence, strict=True)]
+            weighted = [(p / sum(powers), v) for p, v in zip(powers, views, strict=True)]
+            probs = slow_fused_bytes(fusion, weighted, primary, order, allowed, answer, texts)
+            may = {u: p for u, p in probs.items() if not texts or u in allowed(answer)}
+            if sum(may.values()) > 0:
+                byte = _choose(may, order, seed, len(answer), temperature)
+            else:
+                byte = min((t for t in texts if t.startswith(answer)), key=len)[len(answer) :][:1]
+                byte = byte or END
+            if byte is END:
+                break
+            chance *= probs.get(byte, 0.0)
+            chances = [c * v.get(byte, 0.0) for c, v in zip(chances, views, strict=True)]
+            unit, answer = unit + byte, answer + byte
+            for state in states:
+                state.advance(byte)
+            longer = any(_reaches_beyond(u, unit) for u in members[primary].vocabulary.ids_by_bytes)
+            if states[primary].ends_token or not longer:
+                break
+        if unit:
+            steps.append(SlowStep(unit, {unit: chance}, True, tuple(chances)))
+        if byte is END and len(steps) < max_new_tokens:
+            ends = tuple(view.get(END, 0.0) for view in views)
+            steps.append(SlowStep(END, {END: probs.get(END, 0.0)}, True, ends))
+        if byte is END:
             break
-        for state in states:
-            state.advance(unit)
     return steps
+
+
+def slow_fused_bytes(
+    fusion: str,
+    weighted: Weighted,
+    primary: int,
+    order: dict[Unit, int],
+    allowed: Callable[[bytes], set[Unit]],
+    answer: bytes,
+    texts: Sequence[bytes],
+) -> dict[Unit, float]:
+    """One distribution over bytes; 0 stands for what a member can not go on with."""
+    match fusion:
+        case "mean":
+            return slow_mean(weighted)
+        case "core":
+            return slow_core(
+                [(w, {u: p for u, p in view.items() if p > 0}) for w, view in weighted],
+                primary,
+                order,
+            )
+        case "geometric":
+            products = {
+                u: math.exp(
+                    sum(w * math.log(max(view.get(u, 0.0), _TINY)) for w, view in weighted)
+                )
+                for u in {u for _, view in weighted for u in view if view[u] > 0}
+            }
+            total = sum(products.values())
+            return {u: p / total for u, p in products.items()}
+        case _:
+            may = allowed(answer) if texts else set(order)
+            best = {
+                u
+                for _, view in weighted
+                for u in sorted(
+                    (u for u in view if view[u] > 0 and u in may), key=view.__getitem__
+                )[-10:]
+            }
+            fused = dict.fromkeys(best, 0.0)
+            for weight, view in weighted:
+                total = sum(view.get(u, 0.0) for u in best)
+                for u in best:
+                    fused[u] += weight * view.get(u, 0.0) / (total or 1.0)
+            total = sum(fused.values())
+            return {u: p / (total or 1.0) for u, p in fused.items()}
 
 
 def chance_of_text(
