@@ -226,7 +226,7 @@ class ScoringReader(PathReader):
     def fuse(self, looks: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
         """See `Request.fuse`; over the primary's rows, its ends in one."""
         mixer, primary = self._mixer, self._mixer.shared.config.primary
-        views = dict(looks)
+        views = {m: looks[m] for m in sorted(looks)}
         ends = sorted(mixer.shared.members[primary].tokenizer.vocabulary.end_ids)
         if primary in views and len(ends) > 1:
             own = views[primary].clone()
