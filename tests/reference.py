@@ -6,9 +6,9 @@ number of a step.
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -118,7 +118,7 @@ def slow_ensemble(
         if alone:
             probs = views[primary]
             own_order = {token: token for token in by_id[primary]}
-            own_token = _choose(by_id[primary], own_order, seed, len(steps), temperature)
+            own_token = choose(by_id[primary], own_order, seed, len(steps), temperature)
             unit = members[primary].unit(own_token)
         else:
             evidence = slow_evidence(weighting, members, views, prompts, ids, banned)
@@ -133,7 +133,7 @@ def slow_ensemble(
                     probs = slow_unite(weighted, members)
                 case "core":
                     probs = slow_core(weighted, primary, order)
-            unit = _choose(probs, order, seed, len(steps), temperature)
+            unit = choose(probs, order, seed, len(steps), temperature)
         steps.append(SlowStep(unit, probs, not alone))
         if unit is END:
             break
@@ -192,15 +192,20 @@ def slow_unite(views: Weighted, members: Sequence[SlowMember], k: int = 10) -> d
 
 
 def slow_core(
-    views: Weighted, primary: int, order: dict[Unit, int], beta: float = 2.0
-) -> dict[Unit, float]:
+    views: Sequence[tuple[float, dict[Key, float]]],
+    primary: int,
+    order: dict[Key, int],
+    beta: float = 2.0,
+    unit: Callable[[Key], Unit] = lambda key: key,  # type: ignore[assignment,return-value]
+) -> dict[Key, float]:
+    """CoRE over units, or over rows of which `unit` gives the bytes."""
     units = {u for _, view in views for u in view}
-    middle = slow_mean(views)
-    near: list[dict[Unit, float]] = []
+    middle: dict[Key, float] = {u: sum(w * view.get(u, 0.0) for w, view in views) for u in units}
+    near: list[dict[Key, float]] = []
     trust: list[float] = []
     for weight, view in views:
         scale = {
-            u: (math.exp(-beta * abs(view.get(u, 0.0) - middle.get(u, 0.0))) - math.exp(-beta))
+            u: (math.exp(-beta * abs(view.get(u, 0.0) - middle[u])) - math.exp(-beta))
             / (1 - math.exp(-beta))
             for u in units
         }
@@ -209,7 +214,7 @@ def slow_core(
         average = sum(scale[u] for u in view) / len(view)
         near.append({u: scale[u] / average for u in view})
     trust[primary] = max(trust[primary], sum(trust) - trust[primary])
-    fused: dict[Unit, float] = {}
+    fused: dict[Key, float] = {}
     for m, scale, (_, view) in zip(trust, near, views, strict=True):
         for u in view:
             fused[u] = fused.get(u, 0.0) + m * scale[u] * view[u]
@@ -218,8 +223,9 @@ def slow_core(
     winner = max(fused, key=lambda u: (fused[u], -order[u]))
     own = views[primary][1]
     favourite = max(own, key=lambda u: (own[u], -order[u]))
-    if winner is not END and favourite is not END:
-        shorter, longer = sorted((winner, favourite), key=len)
+    one, other = unit(winner), unit(favourite)
+    if one is not END and other is not END:
+        shorter, longer = sorted((one, other), key=len)
         if longer.startswith(shorter):
             fused[winner], fused[favourite] = fused[favourite], fused[winner]
     return fused
@@ -228,7 +234,7 @@ def slow_core(
 def slow_evidence(
     weighting: str,
     members: Sequence[SlowMember],
-    views: Sequence[dict[Unit, float]],
+    views: Sequence[Mapping[Any, float]],
     prompts: Sequence[Sequence[int]],
     ids: Sequence[Sequence[int]],
     banned: frozenset[int],
@@ -268,7 +274,7 @@ def _canonical_order(members: Sequence[SlowMember], primary: int) -> dict[Unit, 
     return order
 
 
-def _choose(
+def choose(
     probs: dict[Key, float],
     order: dict[Key, int],
     seed: int | None,
@@ -483,7 +489,7 @@ def slow_bytes(
             probs = slow_fused_bytes(fusion, weighted, primary, order, allowed, answer, texts)
             may = {u: p for u, p in probs.items() if not texts or u in allowed(answer)}
             if sum(may.values()) > 0:
-                byte = _choose(may, order, seed, len(answer), temperature)
+                byte = choose(may, order, seed, len(answer), temperature)
             else:
                 byte = min((t for t in texts if t.startswith(answer)), key=len)[len(answer) :][:1]
                 byte = byte or END
@@ -724,7 +730,7 @@ def slow_safe(
         while len(draft) < min(block, max_new_tokens - len(steps)):
             by_id = members[primary].by_id(future[primary].ids, banned)
             own_order = {token: token for token in by_id}
-            token = _choose(by_id, own_order, seed, len(steps) + len(draft), temperature)
+            token = choose(by_id, own_order, seed, len(steps) + len(draft), temperature)
             unit = members[primary].unit(token)
             draft.append((by_id, token, unit))
             if unit is END:
@@ -766,7 +772,7 @@ def slow_safe(
                     rest = {v: max(0.0, p - dra.get(v, 0.0)) for v, p in ens.items()}
                 if not keep:
                     if seed is None:
-                        unit = _choose(fused, order, None, 0, 1.0)
+                        unit = choose(fused, order, None, 0, 1.0)
                     else:
                         unit = _drawn_with(rest, order, uniform_at(seed, len(steps), 2))
                     steps.append(SlowStep(unit, fused, True))
