@@ -12,6 +12,7 @@ from typing import Final, Self
 
 import torch
 
+from gac_core.chat.prompt import TURN_MARKS
 from gac_core.decoding.mixing import Fused, Mixer
 from gac_core.decoding.paths import Paths
 from gac_core.decoding.scoring import Candidates, agreed, leaf_to_grow, score
@@ -22,7 +23,9 @@ from gac_core.tokens.spaces import BYTES, Space
 
 _SCORING_PATHS: Final = 4  # kept per helper that scores tokens
 _NEGLIGIBLE: Final = 0.01  # share of its mass for which a helper that scores is not asked again
-_TURN_MARKS: Final = (b"\nQuestion:", b"\n\nQuestion:")
+_NEXT_TURNS: Final = tuple(
+    blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n")
+)
 _LIKELY: Final = 0.01  # of a member's next token, to be shown as its most probable one
 
 Looks = dict[int, torch.Tensor]  # what members hold likely, by member index
@@ -119,7 +122,7 @@ class PathReader(TokenReader):
             most,
             least=least,
             leading_space=self._is_chat and own.leading_space,
-            turn_marks=_TURN_MARKS if self._is_chat and own.reads_transcript else (),
+            next_turns=_NEXT_TURNS if self._is_chat and own.reads_transcript else (),
             allowed=_allowed_bytes(self._mixer),
         )
 

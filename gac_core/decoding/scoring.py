@@ -15,7 +15,6 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from gac_core.decoding.paths import Floats, Leaf, Paths
 from gac_core.tokens.sorted_tokens import SortedTokens
@@ -121,7 +120,7 @@ class FirstTokens:
         self._longest = max(map(len, self._ids))
         self.size = len(primary)
         self.end_row = min(primary.end_ids)
-        self._maps: dict[int, NDArray[np.int64]] = {}
+        self._maps: dict[SortedTokens, torch.Tensor] = {}
 
     def of(self, text: bytes) -> int | None:
         """The id of the longest token with which a text begins; None if there is none."""
@@ -130,12 +129,14 @@ class FirstTokens:
                 return found
         return None
 
-    def of_all(self, tokens: SortedTokens) -> NDArray[np.int64]:
-        """For each of a member's sorted tokens, the row of the primary; the size if none. (n,)"""
-        if id(tokens) not in self._maps:
-            found = [self.of(token) for token in tokens.tokens]
-            self._maps[id(tokens)] = np.array([self.size if f is None else f for f in found])
-        return self._maps[id(tokens)]
+    def of_all(self, tokens: SortedTokens) -> torch.Tensor:
+        """For each id of a member, the row of the primary; the size if none. (vocab_size,)"""
+        if tokens not in self._maps:
+            found = [self.of(data) for data in tokens.token_bytes]
+            rows = torch.tensor([self.size if row is None else row for row in found])
+            rows[tokens.ends] = self.end_row
+            self._maps[tokens] = rows
+        return self._maps[tokens]
 
 
 def leaf_to_grow(paths: Paths, candidates: Candidates) -> Leaf | None:
@@ -166,10 +167,10 @@ def score(paths: Paths, tokens: SortedTokens, first: FirstTokens, candidates: Ca
     # Where nothing is open, every token counts for the one with which the primary would begin it.
     whole = [] if candidates.prefix else paths.fresh()
     for path in whole:
-        assert path.probs is not None
-        begun = np.bincount(first.of_all(tokens), path.probs, minlength=first.size + 1)
-        rows += path.mass * begun
-        rows[first.end_row] += path.mass * path.end
+        assert path.rows is not None
+        begun = torch.zeros(first.size + 1, dtype=torch.float64)
+        begun.index_add_(0, first.of_all(tokens), torch.from_numpy(path.rows).double())
+        rows += path.mass * begun.numpy()
     leaves = paths.leaves(_LIKELY)[:_MOST_LEAVES]
     seen = sum(leaf.mass for leaf in leaves if leaf.path not in whole)
     scale = (1.0 - sum(path.mass for path in whole)) / seen if seen > 0 else 0.0

@@ -71,6 +71,10 @@ class History:
             self._is_stale = False
         return self._ids
 
+    def encoded(self, answer: bytes) -> list[int]:
+        """Prompt and another answer, as the member itself would write it."""
+        return [*self._ids[: self.prompt_length], *self._tokenizer.encode(answer)]
+
     @property
     def answer_length(self) -> int:
         """The number of ids of the answer."""
