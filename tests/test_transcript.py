@@ -34,9 +34,7 @@ def answers(members: Sequence[Any], prompt: Any = CHAT, **sampling: Any) -> Outp
     return output
 
 
-@pytest.mark.parametrize(
-    "mark", ["\nQuestion:", "\n\nQuestion:", "\r\n \nSystem:", "\nTool:", "\n\nQuestion:"]
-)
+@pytest.mark.parametrize("mark", ["\nQuestion:", "\n\nQuestion:", "\r\n \nSystem:", "\nTool:"])
 def test_an_answer_ends_where_the_next_turn_begins(mark: str) -> None:
     output = answers([says("byte_level", f"Rome.{mark} What is 1 + 2?")])
     assert (output.text, output.finish_reason, output.stop) == ("Rome.", "stop", None)
