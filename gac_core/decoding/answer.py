@@ -60,7 +60,13 @@ class Answer:
         primary = shared.config.primary
         self.constraint = constraint
         self.sampler = Sampler(sampling)
-        self.leading_space = LeadingSpace(shared.members, shared.units, primary, is_chat=is_chat)
+        self.leading_space = LeadingSpace(
+            shared.members,
+            shared.units,
+            primary,
+            is_chat=is_chat,
+            by_bytes=shared.space != "tokens",
+        )
         self.forced: ForcedText | None = None
         self.position = 0
         self.drawn = 0

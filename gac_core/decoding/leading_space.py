@@ -44,12 +44,21 @@ class LeadingSpace:
         units: what answers are made of; see `SharedState`.
         primary: the primary's index.
         is_chat: whether the answer begins a turn of its own.
+        by_bytes: whether members read the answer byte by byte, so that an indent stands behind the
+            space that is a spelling.
 
     """
 
     def __init__(
-        self, members: Sequence[Member], units: UnionVocabulary, primary: int, *, is_chat: bool
+        self,
+        members: Sequence[Member],
+        units: UnionVocabulary,
+        primary: int,
+        *,
+        is_chat: bool,
+        by_bytes: bool,
     ) -> None:
+        self._by_bytes = by_bytes
         self._members = members
         self._units = units
         self._primary = primary
@@ -126,7 +135,8 @@ class LeadingSpace:
         if self._members_differ:
             for m, member in enumerate(self._members):
                 if m != primary:
-                    adds_space = member.leading_space and not text.startswith(b" ")
+                    is_spelt = not self._by_bytes and text.startswith(b" ")
+                    adds_space = member.leading_space and not is_spelt
                     leading_spaces[m] = b" " if adds_space else b""
         return Spelling(text, leading_spaces, has_space)
 

@@ -93,8 +93,9 @@ class Paths:
         allowed: with a grammar over bytes, which bytes it allows next, (257,) of bool.
 
     Attributes:
-        own: the distribution after the last complete token of the best path, over the member's own
-            rows, (vocab_size,); None before the first answer.
+        own: the distribution after the last complete token of the best path, before a leading
+            space, over the member's own rows, (vocab_size,); None before the first answer to a
+            query since something was written.
 
     """
 
@@ -160,7 +161,8 @@ class Paths:
                 self._restart(self._restarted)
             return
         unread = self._unread()
-        self.own, self._own_ids = answers[0][-1], unread[0].ids
+        if self.own is None:  # what comes after a leading space is read, too
+            self.own, self._own_ids = answers[0][-1], unread[0].ids
         for path, probs in zip(unread, answers, strict=True):
             self._open(path, probs[-1])
         if self._has_leading_space:
@@ -203,11 +205,13 @@ class Paths:
             return np.bincount(self._next_of(path), probs, _END).astype(np.float64)
         begun = np.bincount(self._tokens.first_bytes, path.rows, _END).astype(np.float64)
         begun[0] -= path.end / path.scale  # an end has no first byte
+        for token in path.without:
+            begun[self._tokens.first_bytes[token]] -= path.rows[token]
         return begun.clip(0.0) * path.scale
 
     def _is_whole(self, path: Path) -> bool:
-        """Whether any token of the vocabulary may come next."""
-        return path.high - path.low == len(self._tokens.tokens) and not path.without
+        """Whether any token of the vocabulary may come next, but for those grown."""
+        return path.high - path.low == len(self._tokens.tokens)
 
     def fresh(self) -> list[Path]:
         """The paths at the end of the text after which any token may come."""
@@ -244,13 +248,16 @@ class Paths:
         grown = Path([*path.ids, written], leaf.mass, ahead=leaf.text)
         rest = replace(path, without=(*path.without, token))
         others = [other for other in self._paths if other is not path]
-        self._keep([grown, *_share(rest, 1.0 - leaf.mass / path.mass), *others])
+        # None is dropped, however many there are: those that were asked cost nothing more.
+        self._paths = [grown, *_share(rest, 1.0 - leaf.mass / path.mass), *others]
+        self._paths.sort(key=_rank)
 
     # ------------------------------------------------ going on
 
     def extend(self, data: bytes) -> None:
         """Take note of bytes that were written, for the next `catch_up`."""
         self._behind += data
+        self.own = None
         if not data:  # an opening space, which only the history has
             self.restart()
 
@@ -337,7 +344,7 @@ class Paths:
         if not alive:
             self.restart()
             return
-        alive.sort(key=lambda p: (-p.mass, len(p.pending), p.ids))
+        alive.sort(key=_rank)
         least = alive[0].mass * self._least
         self._paths = [path for path in alive[: self._most] if path.mass >= least]
         total = sum(path.mass for path in self._paths)
@@ -416,6 +423,11 @@ class Paths:
         if self._restarts:  # the member holds its own encoding for impossible
             self._restarts = False
             self._paths = [replace(whole, mass=1.0)]
+
+
+def _rank(path: Path) -> tuple[float, int, Sequence[int]]:
+    """What paths are sorted by, the best first."""
+    return -path.mass, len(path.pending), path.ids
 
 
 def _share(path: Path, part: float) -> Iterator[Path]:

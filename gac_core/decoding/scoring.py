@@ -169,8 +169,11 @@ def score(paths: Paths, tokens: SortedTokens, first: FirstTokens, candidates: Ca
     for path in whole:
         assert path.rows is not None
         begun = torch.zeros(first.size + 1, dtype=torch.float64)
-        begun.index_add_(0, first.of_all(tokens), torch.from_numpy(path.rows).double())
-        rows += path.mass * begun.numpy()
+        into = first.of_all(tokens)
+        begun.index_add_(0, into, torch.from_numpy(path.rows).double())
+        for token in path.without:
+            begun[into[token]] -= float(path.rows[token])
+        rows += path.mass * path.scale * begun.numpy()
     leaves = paths.leaves(_LIKELY)[:_MOST_LEAVES]
     seen = sum(leaf.mass for leaf in leaves if leaf.path not in whole)
     scale = (1.0 - sum(path.mass for path in whole)) / seen if seen > 0 else 0.0
