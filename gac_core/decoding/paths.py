@@ -23,6 +23,8 @@ from gac_core.tokens.tokenizer import ByteTokenizer
 Floats = NDArray[np.float64]
 
 _END: Final = BYTES.end_row  # 256; the rows before it are the bytes
+LIKELY: Final = 1e-3  # probability; what is less likely is not looked at one by one
+_MOST_LEAVES: Final = 100
 _MOST_BACK: Final = 6  # tokens at the end of a text that one longer token may begin with
 
 
@@ -118,6 +120,7 @@ class Paths:
         self._next_turns = next_turns
         self._allowed = allowed
         self._paths = [Path(history.ids)]
+        self._leaves: list[Leaf] | None = None  # of the paths as they are
         self._behind = b""  # written, but not taken in yet
         self._restarts = False  # whether the paths are found anew from the member's own encodings
         self._restarted: tuple[Sequence[torch.Tensor], ...] = ()  # what was answered of these
@@ -175,6 +178,7 @@ class Paths:
         path.rows = probs.cpu().numpy()
         path.low, path.high = 0, len(self._tokens.tokens)
         path.end = float(path.rows[self._tokens.ends].sum())
+        self._leaves = None
 
     def _unread(self) -> list[Path]:
         return [path for path in self._paths if path.rows is None]
@@ -217,28 +221,30 @@ class Paths:
         """The paths at the end of the text after which any token may come."""
         return [path for path in self._paths if self._is_whole(path) and not path.ahead]
 
-    def leaves(self, least: float) -> list[Leaf]:
-        """What may come next with at least this probability, most probable first."""
-        found = []
-        for path in self._paths:
-            assert path.rows is not None, "queries were not answered"
-            scale = path.mass * path.scale
-            if self._is_whole(path):
-                likely = np.flatnonzero(path.rows >= least / scale)
-                likely = likely[~np.isin(likely, self._tokens.ends)]
-            else:
-                ids = self._tokens.ids[path.low : path.high]
-                likely = ids[path.rows[ids] >= least / scale]
-            for token in likely.tolist():
-                if token not in path.without:
-                    data = self._tokens.token_bytes[token][len(path.pending) :]
-                    text, mass = path.ahead + data, float(path.rows[token]) * scale
-                    may_end = any(turn.startswith(text) for turn in self._next_turns)
-                    found.append(Leaf(text, mass, False, may_end, path, token))
-            if path.end * path.mass >= least:
-                found.append(Leaf(path.ahead, path.mass * path.end, True, False, path))
-        found.sort(key=lambda leaf: (-leaf.mass, leaf.text))
-        return found
+    def leaves(self) -> list[Leaf]:
+        """What may come next with a probability worth a look, most probable first."""
+        if self._leaves is None:
+            found = [leaf for path in self._paths for leaf in self._leaves_of(path)]
+            found.sort(key=lambda leaf: (-leaf.mass, leaf.text))
+            self._leaves = found[:_MOST_LEAVES]
+        return self._leaves
+
+    def _leaves_of(self, path: Path) -> Iterator[Leaf]:
+        assert path.rows is not None, "queries were not answered"
+        scale = path.mass * path.scale
+        if self._is_whole(path):
+            likely = np.flatnonzero(path.rows >= LIKELY / scale)
+        else:
+            ids = self._tokens.ids[path.low : path.high]
+            likely = ids[path.rows[ids] >= LIKELY / scale]
+        for token in likely.tolist():
+            data = self._tokens.token_bytes[token][len(path.pending) :]
+            if data and token not in path.without:  # an end has none
+                text = path.ahead + data
+                may_end = any(turn.startswith(text) for turn in self._next_turns)
+                yield Leaf(text, float(path.rows[token]) * scale, False, may_end, path, token)
+        if path.end * path.mass >= LIKELY:
+            yield Leaf(path.ahead, path.mass * path.end, True, False, path)
 
     def grow(self, leaf: Leaf) -> None:
         """Make a path of its own of a token that may come next, to be asked what follows it."""
@@ -251,6 +257,7 @@ class Paths:
         # None is dropped, however many there are: those that were asked cost nothing more.
         self._paths = [grown, *_share(rest, 1.0 - leaf.mass / path.mass), *others]
         self._paths.sort(key=_rank)
+        self._leaves = None
 
     # ------------------------------------------------ going on
 
@@ -347,6 +354,7 @@ class Paths:
         alive.sort(key=_rank)
         least = alive[0].mass * self._least
         self._paths = [path for path in alive[: self._most] if path.mass >= least]
+        self._leaves = None
         total = sum(path.mass for path in self._paths)
         for path in self._paths:
             path.mass /= total

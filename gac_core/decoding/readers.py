@@ -26,7 +26,6 @@ _NEGLIGIBLE: Final = 0.01  # share of its mass for which a helper that scores is
 _NEXT_TURNS: Final = tuple(
     blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n")
 )
-_LIKELY: Final = 0.01  # of a member's next token, to be shown as its most probable one
 
 Looks = dict[int, torch.Tensor]  # what members hold likely, by member index
 
@@ -338,8 +337,8 @@ class ByteReader(PathReader):
 
     def _top(self, member: int) -> tuple[bytes, float]:
         """What a member holds most probable, up to the end of its token, and how probable."""
-        leaf = max(self._paths[member].leaves(_LIKELY), key=lambda leaf: leaf.mass, default=None)
-        return (b"", 0.0) if leaf is None else (leaf.text, leaf.mass)
+        leaves = self._paths[member].leaves()
+        return (leaves[0].text, leaves[0].mass) if leaves else (b"", 0.0)
 
     def _view(self, member: int, top: tuple[bytes, float], prob: float) -> MemberView:
         return MemberView(self._mixer.shared.members[member].name, *top, prob)
