@@ -3,7 +3,6 @@
 from .config import (
     EnsembleConfig as EnsembleConfig,
     MemberConfig as MemberConfig,
-    SamplingParams as SamplingParams,
 )
 from .decoding.mixing import (
     Fused as Fused,
@@ -79,3 +78,6 @@ from .tokens.spaces import (
 
 __version__: str
 __all__: list[str]
+from .sampling_params import (
+    SamplingParams as SamplingParams,
+)

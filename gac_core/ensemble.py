@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gac_core import pocket
 from gac_core.chat.prompt import Prompt
-from gac_core.config import EnsembleConfig, MemberConfig, SamplingParams, config_of
+from gac_core.config import EnsembleConfig, MemberConfig, config_of
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
 from gac_core.engine.process import OneProcess
@@ -24,6 +24,7 @@ from gac_core.members.loading import Loaded, load_members
 from gac_core.method_specs import MethodSpec
 from gac_core.outputs import Output
 from gac_core.runtime import Runtime, sampling_of
+from gac_core.sampling_params import SamplingParams
 from gac_core.tokens.union import UnionVocabulary
 
 

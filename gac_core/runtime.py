@@ -12,7 +12,7 @@ from gac_core.chat.prompt import (
     has_leading_space,
     render_prompt,
 )
-from gac_core.config import MAX_SEED, EnsembleConfig, SamplingParams
+from gac_core.config import EnsembleConfig
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.shared_state import SharedState
 from gac_core.engine.engine import Engine
@@ -23,6 +23,7 @@ from gac_core.members.loading import Loaded
 from gac_core.members.local import LocalScorer
 from gac_core.method_specs import MethodSpec, SpaceName
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
+from gac_core.sampling_params import MAX_SEED, SamplingParams
 from gac_core.tokens.spaces import BYTES
 from gac_core.tokens.spelling import check_spelling
 from gac_core.tokens.tokenizer import ByteTokenizer

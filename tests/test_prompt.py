@@ -223,7 +223,7 @@ def test_how_templates_open_an_answer() -> None:
     assert opens["legacy"]
     assert not opens["chatml"]
     assert not opens["tiktoken"]
-    assert opens["byte_level"]  # without a template: "Assistant: Hello"
+    assert opens["byte_level"]  # without a template: "Answer: Hello"
 
 
 @pytest.mark.parametrize(

@@ -34,19 +34,19 @@ def answers(members: Sequence[Any], prompt: Any = CHAT, **sampling: Any) -> Outp
     return output
 
 
-@pytest.mark.parametrize(
-    "mark", ["\nUser:", "\n\nUser:", "\r\n \nSystem:", "\nTool:", "\n\nAssistant:"]
-)
+@pytest.mark.parametrize("mark", ["\nQuestion:", "\n\nQuestion:", "\r\n \nSystem:", "\nTool:"])
 def test_an_answer_ends_where_the_next_turn_begins(mark: str) -> None:
     output = answers([says("byte_level", f"Rome.{mark} What is 1 + 2?")])
     assert (output.text, output.finish_reason, output.stop) == ("Rome.", "stop", None)
 
 
 def test_an_answer_may_be_empty() -> None:
-    assert answers([says("byte_level", "\n\nUser: Hello")]).text == ""
+    assert answers([says("byte_level", "\n\nQuestion: Hello")]).text == ""
 
 
-@pytest.mark.parametrize("text", ["Rome. User: Hello", "Rome.\nUsers: two", "Rome.\nThe User: x"])
+@pytest.mark.parametrize(
+    "text", ["Rome. Question: Hello", "Rome.\nUsers: two", "Rome.\nThe Question: x"]
+)
 def test_a_mark_within_a_line_is_text(text: str) -> None:
     member = says("byte_level", text)
     output = answers([member], max_new_tokens=len(member[0].script))
@@ -55,18 +55,18 @@ def test_a_mark_within_a_line_is_text(text: str) -> None:
 
 def test_another_member_ends_there_too() -> None:
     """It would go on with a turn that the member without a template has asked for."""
-    writer, reader = says("chatml", "Rome.\n\nUser: What"), says("byte_level", "")
+    writer, reader = says("chatml", "Rome.\n\nQuestion: What"), says("byte_level", "")
     steps = len(writer[0].script)
     assert answers([writer, reader]).text == "Rome."
     alone = answers([writer], max_new_tokens=steps)
-    assert alone.text == "Rome.\n\nUser: What"  # with a template of its own it has its own end
+    assert alone.text == "Rome.\n\nQuestion: What"  # with a template of its own it has its own end
 
 
 def test_only_in_chats_and_in_no_grammar() -> None:
-    text = "a\nUser: b"
+    text = "a\nQuestion: b"
     member = says("byte_level", text)
     steps = len(member[0].script)
-    held = answers([member], max_new_tokens=steps, grammar=Grammar.regex(r"a\nUser: b"))
+    held = answers([member], max_new_tokens=steps, grammar=Grammar.regex(r"a\nQuestion: b"))
     assert held.text == text
     raw = says("byte_level", text, "Hello")
     assert answers([raw], "Hello", max_new_tokens=steps).text == text
@@ -77,11 +77,11 @@ def test_only_in_chats_and_in_no_grammar() -> None:
     [
         ("\n", "Rome.", "\n"),
         ("e.", "Rom", "e."),
-        ("User: X", "Rome.", None),
-        ("User:", "Rome.\n\n", "User:"),
+        ("Question: X", "Rome.", None),
+        ("Question:", "Rome.\n\n", "Question:"),
         ("zz", "Rome.", None),
     ],
 )
 def test_stop_strings_beside_it(stop: str, text: str, found: str | None) -> None:
-    output = answers([says("byte_level", "Rome.\n\nUser: Who?")], stop=[stop])
+    output = answers([says("byte_level", "Rome.\n\nQuestion: Who?")], stop=[stop])
     assert (output.text, output.finish_reason, output.stop) == (text, "stop", found)

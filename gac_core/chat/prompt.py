@@ -34,7 +34,8 @@ TRANSCRIPT_TEMPLATE: Final = (
     "{% if m.role != 'user' %}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Answer:{% endif %}"
 )
-TURN_MARKS: Final = tuple(f"{role.capitalize()}:" for role in ROLES)  # of this template
+# With which the next turn of this template begins. Not "Answer:", which stands in many answers.
+TURN_MARKS: Final = ("Question:", "System:", "Tool:")
 
 
 def check_text(text: object, where: str) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 from gac_core.cli.option_groups import Without, flatten_groups
 from gac_core.cli.options import EnsembleOptions, SamplingOptions, System, with_system
 from gac_core.cli.terminal import Words, err
-from gac_core.config import SamplingParams
 from gac_core.errors import PromptError
+from gac_core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from gac_core.chat.prompt import Message, Prompt

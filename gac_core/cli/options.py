@@ -10,10 +10,11 @@ import typer
 import yaml
 
 from gac_core.cli.option_groups import Without
-from gac_core.config import EnsembleConfig, SamplingParams
+from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError
 from gac_core.grammar.grammar import Grammar
 from gac_core.registry import METHODS
+from gac_core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from gac_core.chat.prompt import Message

@@ -8,7 +8,6 @@ from typing import Final, Self
 
 import torch
 
-from gac_core.config import SamplingParams
 from gac_core.decoding.forced import ForcedText
 from gac_core.decoding.leading_space import LeadingSpace, Spelling
 from gac_core.decoding.sampling import Sampler, top_row
@@ -16,6 +15,7 @@ from gac_core.decoding.shared_state import SharedState
 from gac_core.errors import MethodError
 from gac_core.grammar.constraint import Constraint
 from gac_core.outputs import DecidedBy, MemberView, Step
+from gac_core.sampling_params import SamplingParams
 from gac_core.tokens.history import History
 from gac_core.tokens.spaces import BYTES, Space
 

@@ -75,7 +75,7 @@ class StopMatcher:
 
 
 class TurnMatcher:
-    """Text up to where the next turn of a transcript begins, such as "User:" on a line of its own.
+    """Text up to where the next turn of a transcript begins: "Question:" on a line of its own.
 
     A turn begins with a mark at the beginning of a line; the blanks and line breaks before it are
     no part of the text. Text that could be the beginning of a turn is held back.

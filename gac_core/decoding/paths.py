@@ -16,13 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from gac_core.members.base import Query
-from gac_core.tokens.history import History
+from gac_core.tokens.history import History, common_prefix
 from gac_core.tokens.spaces import BYTES
 from gac_core.tokens.tokenizer import ByteTokenizer
 
 Floats = NDArray[np.float64]
 
 _END: Final = BYTES.end_row  # 256; the rows before it are the bytes
+LIKELY: Final = 1e-3  # probability; what is less likely is not looked at one by one
+_MOST_LEAVES: Final = 100
 _MOST_BACK: Final = 6  # tokens at the end of a text that one longer token may begin with
 
 
@@ -35,9 +37,13 @@ class Path:
         mass: its share of all paths of the member.
         pending: bytes of the text with which the unfinished next token begins.
         ahead: bytes beyond the text that the complete tokens cover; none if some are pending.
+        rows: the member's distribution after `ids` over its own rows, (vocab_size,); None before
+            the path's forward pass.
         low: index of the first of the sorted tokens that begin with `pending` and are longer.
-        probs: the probability of each of these tokens to be the next, (tokens,); None before the
-            path's forward pass. With `end` they sum to 1.
+        high: index after the last of them.
+        without: of these, the ids of tokens that are paths of their own.
+        scale: by which the probabilities of the tokens that are left are multiplied; with `end`
+            they sum to 1.
         end: the probability of END; 0 within a token.
 
     """
@@ -46,8 +52,11 @@ class Path:
     mass: float = 1.0
     pending: bytes = b""
     ahead: bytes = b""
+    rows: Floats | None = None
     low: int = 0
-    probs: Floats | None = None
+    high: int = 0
+    without: tuple[int, ...] = ()
+    scale: float = 1.0
     end: float = 0.0
 
 
@@ -61,7 +70,7 @@ class Leaf:
         is_end: whether the answer ends after these bytes.
         may_end: whether it may begin the next turn, so that the answer ends before it.
         path: the path that goes on so.
-        index: of the token among the sorted ones; None for an end.
+        token: the id that does; None for an end.
 
     """
 
@@ -70,7 +79,7 @@ class Leaf:
     is_end: bool
     may_end: bool
     path: Path
-    index: int | None = None
+    token: int | None = None
 
 
 class Paths:
@@ -82,7 +91,7 @@ class Paths:
         most: the number of paths that are kept.
         least: the smallest share of the best path's mass that a path is kept for.
         leading_space: whether the member writes a space before the answer that is no part of it.
-        turn_marks: texts with which the member begins the next turn, for want of an end token.
+        next_turns: texts with which the member begins the next turn, for want of an end token.
         allowed: with a grammar over bytes, which bytes it allows next, (257,) of bool.
 
     Attributes:
@@ -100,7 +109,7 @@ class Paths:
         *,
         least: float = 0.0,
         leading_space: bool = False,
-        turn_marks: tuple[bytes, ...] = (),
+        next_turns: tuple[bytes, ...] = (),
         allowed: Callable[[], torch.Tensor] | None = None,
     ) -> None:
         self._history = history
@@ -108,11 +117,13 @@ class Paths:
         self._most = most
         self._least = least
         self._has_leading_space = leading_space
-        self._turn_marks = turn_marks
+        self._next_turns = next_turns
         self._allowed = allowed
         self._paths = [Path(history.ids)]
+        self._leaves: list[Leaf] | None = None  # of the paths as they are
         self._behind = b""  # written, but not taken in yet
-        self._restarts = False  # whether the paths are found anew from the member's own encoding
+        self._restarts = False  # whether the paths are found anew from the member's own encodings
+        self._restarted: tuple[Sequence[torch.Tensor], ...] = ()  # what was answered of these
         self.own: torch.Tensor | None = None
         self._own_ids: Sequence[int] = history.ids  # after which `own` comes
 
@@ -133,8 +144,10 @@ class Paths:
 
     def queries(self) -> tuple[Query, ...]:
         """The queries that must be answered before the paths can say what comes next."""
-        if self._restarts:
-            return (Query(self._history.ids, self._back() + 1),)
+        if self._restarts:  # one after the other, since they have almost all ids in common
+            encodings = self._encodings()
+            ids, _ = encodings[len(self._restarted)]
+            return (Query(ids, len(ids) - self._base(encodings) + 1),)
         return tuple(Query(path.ids, branch=n) for n, path in enumerate(self._unread()))
 
     def read(self, answers: Sequence[Sequence[torch.Tensor]]) -> None:
@@ -146,7 +159,9 @@ class Paths:
 
         """
         if self._restarts:
-            self._restart(answers[0])
+            self._restarted = (*self._restarted, answers[0])
+            if len(self._restarted) == len(self._encodings()):
+                self._restart(self._restarted)
             return
         unread = self._unread()
         if self.own is None:  # what comes after a leading space is read, too
@@ -158,12 +173,24 @@ class Paths:
             self._skip_leading_space()
 
     def _open(self, path: Path, probs: torch.Tensor) -> None:
-        rows = probs.cpu().to(torch.float64).numpy()  # some accelerators have no float64
-        path.low, path.probs = 0, rows[self._tokens.ids]
-        path.end = float(rows[self._tokens.ends].sum())
+        if probs.dtype is not torch.float64:
+            probs = probs.float()
+        path.rows = probs.cpu().numpy()
+        path.low, path.high = 0, len(self._tokens.tokens)
+        path.end = float(path.rows[self._tokens.ends].sum())
+        self._leaves = None
 
     def _unread(self) -> list[Path]:
-        return [path for path in self._paths if path.probs is None]
+        return [path for path in self._paths if path.rows is None]
+
+    def _probs(self, path: Path, low: int, high: int) -> Floats:
+        """The probabilities of some of a path's sorted tokens, (tokens,)."""
+        assert path.rows is not None, "queries were not answered"
+        ids = self._tokens.ids[low:high]
+        probs: Floats = path.rows[ids].astype(np.float64) * path.scale
+        for token in path.without:
+            probs[ids == token] = 0.0
+        return probs
 
     # ------------------------------------------------ what comes next
 
@@ -171,8 +198,7 @@ class Paths:
         """The probability of every byte and of END to come next, over `BYTES`, (257,)."""
         probs = np.zeros(BYTES.size)
         for path in self._paths:
-            assert path.probs is not None, "queries were not answered"
-            probs[:_END] += path.mass * np.bincount(self._next_of(path), path.probs, _END)
+            probs[:_END] += path.mass * self._next_bytes_of(path)
             probs[_END] += path.mass * path.end
         return probs
 
@@ -182,45 +208,68 @@ class Paths:
         It may begin with bytes that are written already. (vocab_size,)
         """
         path = self._paths[0]
-        assert path.probs is not None, "queries were not answered"
-        probs = np.zeros(len(self._tokens.token_bytes))
-        probs[self._tokens.ids[path.low : path.low + len(path.probs)]] = path.probs
+        assert path.rows is not None, "queries were not answered"
+        probs = np.zeros(len(path.rows))
+        probs[self._tokens.ids[path.low : path.high]] = self._probs(path, path.low, path.high)
         probs[self._tokens.ends[0]] = path.end
         return torch.from_numpy(probs)
 
-    def fresh(self) -> list[Path]:
-        """The paths that are at the end of the text, so that any token may come next."""
-        return [path for path in self._paths if not path.pending and not path.ahead]
+    def _next_bytes_of(self, path: Path) -> Floats:
+        assert path.rows is not None, "queries were not answered"
+        if not self._is_whole(path):
+            probs = self._probs(path, path.low, path.high)
+            return np.bincount(self._next_of(path), probs, _END).astype(np.float64)
+        begun = np.bincount(self._tokens.first_bytes, path.rows, _END).astype(np.float64)
+        begun[0] -= path.end / path.scale  # an end has no first byte
+        for token in path.without:
+            begun[self._tokens.first_bytes[token]] -= path.rows[token]
+        return begun.clip(0.0) * path.scale
 
-    def leaves(self, least: float) -> list[Leaf]:
-        """What may come next with at least this probability, most probable first."""
-        found = []
-        for path in self._paths:
-            assert path.probs is not None, "queries were not answered"
-            likely = np.flatnonzero(path.probs * path.mass >= least)
-            for index in likely.tolist():
-                token = self._tokens.tokens[path.low + index][len(path.pending) :]
-                mass, text = float(path.probs[index]) * path.mass, path.ahead + token
-                may_end = any(mark.startswith(text) for mark in self._turn_marks)
-                found.append(Leaf(text, mass, False, may_end, path, index))
-            if path.end * path.mass >= least:
-                found.append(Leaf(path.ahead, path.mass * path.end, True, False, path))
-        found.sort(key=lambda leaf: (-leaf.mass, leaf.text))
-        return found
+    def _is_whole(self, path: Path) -> bool:
+        """Whether any token of the vocabulary may come next, but for those grown."""
+        return path.high - path.low == len(self._tokens.tokens)
+
+    def fresh(self) -> list[Path]:
+        """The paths at the end of the text after which any token may come."""
+        return [path for path in self._paths if self._is_whole(path) and not path.ahead]
+
+    def leaves(self) -> list[Leaf]:
+        """What may come next with a probability worth a look, most probable first."""
+        if self._leaves is None:
+            found = [leaf for path in self._paths for leaf in self._leaves_of(path)]
+            found.sort(key=lambda leaf: (-leaf.mass, leaf.text))
+            self._leaves = found[:_MOST_LEAVES]
+        return self._leaves
+
+    def _leaves_of(self, path: Path) -> Iterator[Leaf]:
+        assert path.rows is not None, "queries were not answered"
+        scale = path.mass * path.scale
+        if self._is_whole(path):
+            likely = np.flatnonzero(path.rows >= LIKELY / scale)
+        else:
+            ids = self._tokens.ids[path.low : path.high]
+            likely = ids[path.rows[ids] >= LIKELY / scale]
+        for token in likely.tolist():
+            data = self._tokens.token_bytes[token][len(path.pending) :]
+            if data and token not in path.without:  # an end has none
+                text = path.ahead + data
+                may_end = any(turn.startswith(text) for turn in self._next_turns)
+                yield Leaf(text, float(path.rows[token]) * scale, False, may_end, path, token)
+        if path.end * path.mass >= LIKELY:
+            yield Leaf(path.ahead, path.mass * path.end, True, False, path)
 
     def grow(self, leaf: Leaf) -> None:
         """Make a path of its own of a token that may come next, to be asked what follows it."""
-        path, index = leaf.path, leaf.index
-        assert path.probs is not None
-        assert index is not None
-        token = self._tokens.tokens[path.low + index]
-        grown = Path([*path.ids, self._tokens.ids_by_bytes[token]], leaf.mass, ahead=leaf.text)
-        rest = path.probs.copy()
-        rest[index] = 0.0
-        self._paths.remove(path)
+        path, token = leaf.path, leaf.token
+        assert token is not None, "nothing follows an end"
+        written = self._tokens.ids_by_bytes[self._tokens.token_bytes[token]]
+        grown = Path([*path.ids, written], leaf.mass, ahead=leaf.text)
+        rest = replace(path, without=(*path.without, token))
+        others = [other for other in self._paths if other is not path]
         # None is dropped, however many there are: those that were asked cost nothing more.
-        self._paths += [grown, *_share(path, rest, path.end)]
+        self._paths = [grown, *_share(rest, 1.0 - leaf.mass / path.mass), *others]
         self._paths.sort(key=_rank)
+        self._leaves = None
 
     # ------------------------------------------------ going on
 
@@ -233,7 +282,7 @@ class Paths:
 
     def restart(self) -> None:
         """Forget all paths; they are found anew from what the history has."""
-        self._restarts, self._has_leading_space = True, False
+        self._restarts, self._restarted, self._has_leading_space = True, (), False
 
     def take(self, token: int) -> None:
         """Go on with the very token that the member wrote alone."""
@@ -255,7 +304,7 @@ class Paths:
 
     def ends_token(self, unit: bytes) -> bool:
         """Whether a token ends with these last bytes: on the best path, or since none goes on."""
-        if self._restarts or self._paths[0].probs is None:
+        if self._restarts or self._paths[0].rows is None:
             return True
         _, middle, stop = self._tokens.span(unit, 0, len(self._tokens.tokens))
         return middle == stop
@@ -271,42 +320,43 @@ class Paths:
     def _skip_leading_space(self) -> None:
         """Tokens that begin with a space write the text after it, other tokens the text itself."""
         (path,) = self._paths
-        assert path.probs is not None
         after_space = list(self._after(path, b" "))
-        low, _, high = self._tokens.span(b" ", 0, len(path.probs))
-        without_space = path.probs.copy()
-        without_space[low:high] = 0.0
-        self._keep([*after_space, *_share(path, without_space, path.end)])
+        low, _, high = self._tokens.span(b" ", path.low, path.high)
+        before, after = replace(path, high=low), replace(path, low=high, end=0.0)
+        self._keep([*after_space, *self._shared(before), *self._shared(after)])
 
     def _after(self, path: Path, data: bytes) -> Iterator[Path]:
         """The paths after these bytes: the next token ends with them, or goes on after them."""
-        assert path.probs is not None
         if path.ahead.startswith(data):
             yield replace(path, ahead=path.ahead[len(data) :])
             return
         if not data.startswith(path.ahead):
             return
-        pending, low = path.pending + data[len(path.ahead) :], path.low
-        start, middle, stop = self._tokens.span(pending, low, low + len(path.probs))
-        ending = path.probs[start - low : middle - low]  # several tokens may have the same bytes
-        if len(ending):
+        pending = path.pending + data[len(path.ahead) :]
+        start, middle, stop = self._tokens.span(pending, path.low, path.high)
+        if start < middle:  # several tokens may have the same bytes
             ids = [*path.ids, self._tokens.ids_by_bytes[pending]]
-            yield Path(ids, path.mass * float(ending.sum()))
-        longer = replace(path, pending=pending, ahead=b"", low=middle)
-        yield from _share(longer, path.probs[middle - low : stop - low])
+            yield Path(ids, path.mass * float(self._probs(path, start, middle).sum()))
+        yield from self._shared(
+            replace(path, pending=pending, ahead=b"", low=middle, high=stop, end=0.0)
+        )
 
     def _ending_within(self, path: Path, data: bytes) -> float:
         """The mass of the path's next tokens that end within these bytes."""
         if not data.startswith(path.ahead):
             return 0.0
-        assert path.probs is not None
         whole, mass = path.pending + data[len(path.ahead) :], 0.0
+        low, high = path.low, path.high
         for end in range(len(path.pending) + 1, len(whole)):
-            start, middle, _ = self._tokens.span(whole[:end], path.low, path.low + len(path.probs))
-            mass += float(path.probs[start - path.low : middle - path.low].sum())
-            if start == middle == _:
+            low, middle, high = self._tokens.span(whole[:end], low, high)
+            mass += float(self._probs(path, low, middle).sum())
+            if low == high:
                 break
         return path.mass * mass
+
+    def _shared(self, path: Path) -> Iterator[Path]:
+        """The part of a path that these tokens have of it, if they have any mass."""
+        return _share(path, float(self._probs(path, path.low, path.high).sum()) + path.end)
 
     def _keep(self, paths: Iterable[Path]) -> None:
         """Keep the most probable of these paths, the best first."""
@@ -318,6 +368,7 @@ class Paths:
         alive.sort(key=_rank)
         least = alive[0].mass * self._least
         self._paths = [path for path in alive[: self._most] if path.mass >= least]
+        self._leaves = None
         total = sum(path.mass for path in self._paths)
         for path in self._paths:
             path.mass /= total
@@ -326,16 +377,32 @@ class Paths:
         limit = self._history.context_size
         if limit is not None and len(path.ids) > limit:
             return False
-        if allowed is None or path.probs is None or not path.pending:
+        if allowed is None or path.rows is None or not path.pending:
             return path.mass > 0
-        return path.mass > 0 and bool(path.probs[allowed[self._next_of(path)]].any())
+        probs = self._probs(path, path.low, path.high)
+        return path.mass > 0 and bool(probs[allowed[self._next_of(path)]].any())
 
     def _next_of(self, path: Path) -> NDArray[np.uint8]:
         """The next byte in each token of the path, (tokens,)."""
-        assert path.probs is not None
-        return self._tokens.bytes_at(path.low, len(path.probs), len(path.pending))
+        return self._tokens.bytes_at(path.low, path.high - path.low, len(path.pending))
 
     # ------------------------------------------------ beginning anew
+
+    def _encodings(self) -> list[tuple[list[int], bytes]]:
+        """The member's own encodings of the answer: ids, and the bytes they leave pending.
+
+        A blank at the end may stand alone, or begin the next word.
+        """
+        history = self._history
+        found = [(history.ids, b"")]
+        if history.answer.endswith(b" "):
+            found.append((history.encoded(history.answer[:-1]), b" "))
+        return found
+
+    def _base(self, encodings: Sequence[tuple[list[int], bytes]]) -> int:
+        """The number of ids up to which all encodings are one path."""
+        base = len(self._history.ids) - self._back()
+        return min([base, *(common_prefix(self._history.ids, ids) for ids, _ in encodings[1:])])
 
     def _back(self) -> int:
         """The number of tokens at the end of the answer that one longer token may begin with."""
@@ -348,33 +415,36 @@ class Paths:
                 back = n
         return back
 
-    def _restart(self, probs: Sequence[torch.Tensor]) -> None:
-        """Find the paths of the member's own encoding: complete, or with a longer last token.
+    def _restart(self, answers: Sequence[Sequence[torch.Tensor]]) -> None:
+        """Find the paths of the member's own encodings: complete, or with a longer last token.
 
         Args:
-            probs: after each of the last positions of the history, (vocab_size,) each.
+            answers: for each encoding, the distributions after its last positions, (vocab_size,)
+                each.
 
         """
-        ids, found, chain = self._history.ids, list[Path](), 1.0
-        for n in reversed(range(len(probs))):
-            own = probs[len(probs) - 1 - n]
-            path = Path(ids[: len(ids) - n], chain)
-            self._open(path, own)
-            if n == 0:
-                found.append(path)
-                break
-            tail = b"".join(self._tokens.token_bytes[i] for i in ids[len(ids) - n :])
-            _, middle, stop = self._tokens.span(tail, 0, len(self._tokens.tokens))
-            assert path.probs is not None
-            longer = replace(path, pending=tail, low=middle, end=0.0)
-            found.extend(_share(longer, path.probs[middle:stop]))
-            chain *= float(own[ids[len(ids) - n]])
+        encodings = self._encodings()
+        base, found = self._base(encodings), list[Path]()
+        for (ids, pending), probs in zip(encodings, answers, strict=True):
+            chain = 1.0
+            for at in range(base, len(ids) + 1):
+                own = probs[at - len(ids) - 1]
+                tail = b"".join(self._tokens.token_bytes[i] for i in ids[at:]) + pending
+                if at == len(ids) or not pending:
+                    path = Path(ids[:at], chain)
+                    self._open(path, own)
+                    after = self._after(path, tail) if tail else [path]
+                    # What is complete with the tail is an encoding of its own.
+                    found.extend(new for new in after if new.rows is not None)
+                if at < len(ids):
+                    chain *= float(own[ids[at]])
         self._restarts = False
-        self.own, self._own_ids = probs[-1], ids
+        self.own, self._own_ids = answers[0][-1], encodings[0][0]
+        whole = next(path for path in found if self._is_whole(path))
         self._keep(found)
         if self._restarts:  # the member holds its own encoding for impossible
             self._restarts = False
-            self._paths = [replace(found[-1], mass=1.0)]
+            self._paths = [replace(whole, mass=1.0)]
 
 
 def _rank(path: Path) -> tuple[float, int, Sequence[int]]:
@@ -382,8 +452,7 @@ def _rank(path: Path) -> tuple[float, int, Sequence[int]]:
     return -path.mass, len(path.pending), path.ids
 
 
-def _share(path: Path, probs: Floats, end: float = 0.0) -> Iterator[Path]:
-    """The part of a path in which the next token is one of these or END, if it has any mass."""
-    total = float(probs.sum()) + end
-    if total > 0:
-        yield replace(path, mass=path.mass * total, probs=probs / total, end=end / total)
+def _share(path: Path, part: float) -> Iterator[Path]:
+    """The path when only a part of its mass is left, if any is."""
+    if part > 0:
+        yield replace(path, mass=path.mass * part, scale=path.scale / part, end=path.end / part)

@@ -12,6 +12,7 @@ from typing import Final, Self
 
 import torch
 
+from gac_core.chat.prompt import TURN_MARKS
 from gac_core.decoding.mixing import Fused, Mixer
 from gac_core.decoding.paths import Paths
 from gac_core.decoding.scoring import Candidates, agreed, leaf_to_grow, score
@@ -22,8 +23,9 @@ from gac_core.tokens.spaces import BYTES, Space
 
 _SCORING_PATHS: Final = 4  # kept per helper that scores tokens
 _NEGLIGIBLE: Final = 0.01  # share of its mass for which a helper that scores is not asked again
-_TURN_MARKS: Final = (b"\nQuestion:", b"\n\nQuestion:")
-_LIKELY: Final = 0.01  # of a member's next token, to be shown as its most probable one
+_NEXT_TURNS: Final = tuple(
+    blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n")
+)
 
 Looks = dict[int, torch.Tensor]  # what members hold likely, by member index
 
@@ -119,7 +121,7 @@ class PathReader(TokenReader):
             most,
             least=least,
             leading_space=self._is_chat and own.leading_space,
-            turn_marks=_TURN_MARKS if self._is_chat and own.reads_transcript else (),
+            next_turns=_NEXT_TURNS if self._is_chat and own.reads_transcript else (),
             allowed=_allowed_bytes(self._mixer),
         )
 
@@ -338,8 +340,8 @@ class ByteReader(PathReader):
 
     def _top(self, member: int) -> tuple[bytes, float]:
         """What a member holds most probable, up to the end of its token, and how probable."""
-        leaf = max(self._paths[member].leaves(_LIKELY), key=lambda leaf: leaf.mass, default=None)
-        return (b"", 0.0) if leaf is None else (leaf.text, leaf.mass)
+        leaves = self._paths[member].leaves()
+        return (leaves[0].text, leaves[0].mass) if leaves else (b"", 0.0)
 
     def _view(self, member: int, top: tuple[bytes, float], prob: float) -> MemberView:
         return MemberView(self._mixer.shared.members[member].name, *top, prob)

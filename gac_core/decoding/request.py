@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import torch
 
-from gac_core.config import SamplingParams
 from gac_core.decoding.answer import Answer
 from gac_core.decoding.mixing import Fused, Mixer
 from gac_core.decoding.readers import READERS
@@ -22,6 +21,7 @@ from gac_core.grammar.constraint import Constraint
 from gac_core.members.base import Answers, Ask
 from gac_core.method_specs import SpaceName
 from gac_core.outputs import Step
+from gac_core.sampling_params import SamplingParams
 from gac_core.tokens.history import History
 from gac_core.tokens.spaces import BYTES, Space
 

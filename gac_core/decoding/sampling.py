@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from gac_core.config import SamplingParams
+from gac_core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor

@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gac_core.decoding.paths import Floats, Leaf, Paths
+from gac_core.decoding.paths import LIKELY, Floats, Leaf, Paths
 from gac_core.tokens.sorted_tokens import SortedTokens
 from gac_core.tokens.vocabulary import Vocabulary
 
-_LIKELY: Final = 1e-3  # probability; tokens and leaves below it are not looked at one by one
-_MOST_LIKELY: Final = 48  # of them at most
-_MOST_LEAVES: Final = 200
+_MOST_LIKELY: Final = 32  # tokens of the primary
+_NEGLIGIBLE: Final = 1e-7  # probability of a token that counts for none
 _NATURAL: Final = 0.02  # what the token counts with which the primary would begin a leaf
 _GROWN: Final = 0.1  # probability of a leaf that is asked what follows it
 _OPEN: Final = 0.05  # probability of the primary's tokens for which it is
@@ -63,7 +62,7 @@ class Candidates:
     def __init__(self, vocabulary: Vocabulary, probs: Floats, prefix: bytes = b"") -> None:
         self.prefix = prefix
         self.end = float(probs[list(vocabulary.end_ids)].sum())
-        rows = np.flatnonzero(probs >= _LIKELY)
+        rows = np.flatnonzero(probs >= LIKELY)
         rows = rows[np.argsort(-probs[rows], kind="stable")][:_MOST_LIKELY]
         self.tokens = [
             Candidate(row, vocabulary.token_bytes[row].removeprefix(prefix), float(probs[row]))
@@ -121,7 +120,7 @@ class FirstTokens:
         self._longest = max(map(len, self._ids))
         self.size = len(primary)
         self.end_row = min(primary.end_ids)
-        self._maps: dict[int, NDArray[np.int64]] = {}
+        self._maps: dict[SortedTokens, NDArray[np.int64]] = {}
 
     def of(self, text: bytes) -> int | None:
         """The id of the longest token with which a text begins; None if there is none."""
@@ -131,11 +130,13 @@ class FirstTokens:
         return None
 
     def of_all(self, tokens: SortedTokens) -> NDArray[np.int64]:
-        """For each of a member's sorted tokens, the row of the primary; the size if none. (n,)"""
-        if id(tokens) not in self._maps:
-            found = [self.of(token) for token in tokens.tokens]
-            self._maps[id(tokens)] = np.array([self.size if f is None else f for f in found])
-        return self._maps[id(tokens)]
+        """For each id of a member, the row of the primary; the size if none. (vocab_size,)"""
+        if tokens not in self._maps:
+            found = [self.of(data) for data in tokens.token_bytes]
+            rows = np.array([self.size if row is None else row for row in found])
+            rows[tokens.ends] = self.end_row
+            self._maps[tokens] = rows
+        return self._maps[tokens]
 
 
 def leaf_to_grow(paths: Paths, candidates: Candidates) -> Leaf | None:
@@ -146,7 +147,9 @@ def leaf_to_grow(paths: Paths, candidates: Candidates) -> Leaf | None:
         candidates: the primary's likely tokens.
 
     """
-    for leaf in paths.leaves(_GROWN):
+    for leaf in paths.leaves():
+        if leaf.mass < _GROWN:
+            break
         if not leaf.is_end and candidates.goes_beyond(leaf.text):
             return leaf
     return None
@@ -166,11 +169,14 @@ def score(paths: Paths, tokens: SortedTokens, first: FirstTokens, candidates: Ca
     # Where nothing is open, every token counts for the one with which the primary would begin it.
     whole = [] if candidates.prefix else paths.fresh()
     for path in whole:
-        assert path.probs is not None
-        begun = np.bincount(first.of_all(tokens), path.probs, minlength=first.size + 1)
-        rows += path.mass * begun
-        rows[first.end_row] += path.mass * path.end
-    leaves = paths.leaves(_LIKELY)[:_MOST_LEAVES]
+        assert path.rows is not None
+        into, own = first.of_all(tokens), path.rows
+        likely = np.flatnonzero(own >= _NEGLIGIBLE)
+        begun = np.bincount(into[likely], own[likely], first.size + 1)
+        for token in path.without:
+            begun[into[token]] -= own[token]
+        rows += path.mass * path.scale * begun
+    leaves = paths.leaves()
     seen = sum(leaf.mass for leaf in leaves if leaf.path not in whole)
     scale = (1.0 - sum(path.mass for path in whole)) / seen if seen > 0 else 0.0
     for leaf in leaves:
@@ -183,7 +189,8 @@ def score(paths: Paths, tokens: SortedTokens, first: FirstTokens, candidates: Ca
             rows[natural] -= leaf.mass
         for row, share in shares.items():
             rows[row] += share * leaf.mass * (1.0 if is_counted else scale)
-    rows = rows[: first.size].clip(0.0)
+    rows = rows[: first.size]
+    rows[rows < _NEGLIGIBLE] = 0.0  # else what rounding leaves would count for rules of zeros
     total = rows.sum()
     return rows / total if total > 0 else rows
 
@@ -202,7 +209,7 @@ def agreed(candidates: Candidates, helpers: Sequence[Paths]) -> bytes:
         return b""
     text = candidates.tokens[0].text
     for paths in helpers:
-        leaves = paths.leaves(_LIKELY)
+        leaves = paths.leaves()
         before = 1.0
         for end in range(1, len(text) + 1):
             begun = text[:end]

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from gac_core.chat.prompt import Prompt
-from gac_core.config import EnsembleConfig, SamplingParams
+from gac_core.config import EnsembleConfig
 from gac_core.decoding.request import Decoder, Request
 from gac_core.decoding.sampling import top_row
 from gac_core.ensemble import Ensemble
@@ -34,6 +34,7 @@ from gac_core.members.loading import load_members
 from gac_core.method_specs import MethodSpec
 from gac_core.methods.co_llm import CoLLMOptions, GateHead
 from gac_core.outputs import Step
+from gac_core.sampling_params import SamplingParams
 from gac_core.tokens.union import UnionVocabulary
 
 COST: Final = 0.02

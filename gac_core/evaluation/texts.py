@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from gac_core.config import SamplingParams
 from gac_core.engine.streams import Completion, Submit
 from gac_core.ensemble import Ensemble
 from gac_core.errors import ConfigError, MethodError
 from gac_core.members.base import Ask, Query
 from gac_core.method_specs import MethodSpec
 from gac_core.outputs import Step
+from gac_core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from gac_core.decoding.request import Decoder, Request

@@ -154,8 +154,8 @@ class Member:
         tokenizer: its tokens as bytes.
         weight: its weight in fusions; the weights of all members sum to 1.
         leading_space: whether its chat template writes the answer "Hello" as " Hello".
-        reads_transcript: whether it reads chats as a transcript ("User: ..."), for want of a chat
-            template.
+        reads_transcript: whether it reads chats as a transcript ("Question: ..."), for want of a
+            chat template.
 
     """
 

@@ -25,9 +25,10 @@ from gac_core.outputs import Step
 from gac_core.tokens.union import UnionVocabulary
 
 if TYPE_CHECKING:
-    from gac_core.config import EnsembleConfig, SamplingParams
+    from gac_core.config import EnsembleConfig
     from gac_core.decoding.mixing import Fused
     from gac_core.decoding.request import Decoder, Request
+    from gac_core.sampling_params import SamplingParams
 
 _MAJORITY: Final = 0.5  # probability; a unit with more is the most probable one
 _LONGEST_UNIT: Final = 512  # bytes; no unit is longer

@@ -27,8 +27,9 @@ from gac_core.outputs import Step
 from gac_core.tokens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from gac_core.config import EnsembleConfig, SamplingParams
+    from gac_core.config import EnsembleConfig
     from gac_core.decoding.request import Decoder, Request
+    from gac_core.sampling_params import SamplingParams
 
 _WINDOW: Final = 2  # bytes by which a piece may be displaced in another text
 _CHUNK: Final = 256  # positions of the answer; logits of only so many are in memory at a time

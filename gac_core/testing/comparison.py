@@ -5,11 +5,11 @@ import time
 from typing import Any, Final
 
 from gac_core.chat.prompt import Prompt
-from gac_core.config import SamplingParams
 from gac_core.decoding.request import Request
 from gac_core.engine.naive import run_naively
 from gac_core.ensemble import Ensemble
 from gac_core.outputs import Output
+from gac_core.sampling_params import SamplingParams
 
 _TOLERANCE: Final = 1e-6  # of the probabilities and logprobs of a step, in float64
 _PATIENCE: Final = 20.0  # seconds until memory must have been freed

@@ -14,7 +14,6 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from gac_core.chat.prompt import TURN_MARKS, Prompt
-from gac_core.config import SamplingParams
 from gac_core.ensemble import Ensemble
 from gac_core.errors import ConfigError, PromptError
 from gac_core.grammar.grammar import Grammar
@@ -22,6 +21,7 @@ from gac_core.members.base import Query, Scorer
 from gac_core.method_specs import PRESETS, MethodSpec
 from gac_core.outputs import Output
 from gac_core.registry import METHODS
+from gac_core.sampling_params import SamplingParams
 from gac_core.testing.comparison import assert_nothing_held, assert_same, naively
 from gac_core.testing.models import LACKING, make_ensemble, pair as tiny_pair, random_gate
 from gac_core.testing.space_laws import (

@@ -65,11 +65,15 @@ class History:
         if self._is_stale:
             prompt, answer = self._ids[: self.prompt_length], self._ids[self.prompt_length :]
             known = answer if self._encoded else []  # ids appended one by one are no encoding
-            answer = self._tokenizer.encode_longer(self.answer, self._encoded, known)
+            answer = self._tokenizer.encode_open(self.answer, self._encoded, known)
             self._ids = [*prompt, *answer]
             self._encoded = self.answer
             self._is_stale = False
         return self._ids
+
+    def encoded(self, answer: bytes) -> list[int]:
+        """Prompt and another answer, as the member itself would write it."""
+        return [*self._ids[: self.prompt_length], *self._tokenizer.encode_open(answer)]
 
     @property
     def answer_length(self) -> int:

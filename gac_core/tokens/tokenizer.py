@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _LETTERS: Final = ("Hello World", "Älter café Ñandú", "STRASSE straße", "Привет Мир")
 _BLANKS: Final = ("a  b", "a\nb\n\nc", "\ta\t b", "a ", "if x:\n    y")
 _LETTER_AND_SPACE: Final = re.compile(rb"[A-Za-z] ")  # in a token that goes on over a word's end
+_NEXT_WORD: Final = b"a"
 _WORDS_LOOKED_BACK: Final = 32  # spaces before the end at which a word may begin
 
 
@@ -140,8 +141,14 @@ class ByteTokenizer:
                 ids.extend(self.encode_greedily(broken))
         return ids
 
-    def encode_longer(self, data: bytes, known: bytes, known_ids: Sequence[int]) -> list[int]:
-        """`encode(data)`, given the ids of a beginning of the data.
+    def encode_open(
+        self, data: bytes, known: bytes = b"", known_ids: Sequence[int] = ()
+    ) -> list[int]:
+        """The ids of a text that goes on, given those of a beginning of it.
+
+        Many tokenizers cut blanks at the end of a text otherwise than before a word (two line
+        breaks as one token, not as two), so blanks are encoded as if a word came next; if their
+        last one belongs to that word, as at the end of a text.
 
         Only the ids that may change are encoded anew: from the last word on that has a space before
         it, so the cost does not grow with the text.
@@ -149,12 +156,22 @@ class ByteTokenizer:
         Args:
             data: the bytes to encode.
             known: a beginning of them.
-            known_ids: ``encode(known)``.
+            known_ids: ``encode_open(known)``.
 
         Raises:
             CannotSpellError: some bytes have no token.
 
         """
+        if data[-1:].isspace():
+            ids = self._encode_longer(data + _NEXT_WORD, known, known_ids)
+            surplus = len(_NEXT_WORD)
+            while surplus > 0:
+                surplus -= len(self.vocabulary.token_bytes[ids.pop()])
+            if surplus == 0:
+                return ids
+        return self._encode_longer(data, known, known_ids)
+
+    def _encode_longer(self, data: bytes, known: bytes, known_ids: Sequence[int]) -> list[int]:
         start = _last_word_start(known) if self._words_begin_tokens else 0
         at, count = len(known), len(known_ids)
         while at > start:
