@@ -322,6 +322,45 @@ def _reaches_beyond(unit: Unit, pending: bytes) -> bool:
     return unit.startswith(pending) and unit != pending
 
 
+def slow_encodings(
+    member: SlowMember, answer: bytes, chance: Callable[[Sequence[int], int], float]
+) -> list[tuple[list[int], bytes, float]]:
+    """How a member itself would cover an answer, and the last tokens replaced by a longer one.
+
+    For each way its whole tokens, the bytes with which the next one begins, and the probability of
+    the tokens in which the ways differ; `chance` is that of a token behind others.
+    """
+    tokens = member.vocabulary
+    own = member.tokenizer.encode_open(answer)
+    encodings = [(own, b"")]
+    if answer.endswith(b" "):  # the last blank may begin the next word
+        encodings.append((member.tokenizer.encode_open(answer[:-1]), b" "))
+    tails = [b"".join(tokens.token_bytes[i] for i in own[at:]) for at in range(len(own) + 1)]
+    base = min(
+        at
+        for at in range(max(0, len(own) - _MOST_BACK), len(own) + 1)
+        if at == len(own) or any(_reaches_beyond(u, tails[at]) for u in tokens.ids_by_bytes)
+    )
+    for ids, _ in encodings[1:]:
+        same = [n for n in range(min(len(own), len(ids)) + 1) if own[:n] == ids[:n]]
+        base = min(base, same[-1])
+    found = []
+    for ids, pending in encodings:
+        chain = 1.0
+        for at in range(base, len(ids) + 1):
+            tail = b"".join(tokens.token_bytes[i] for i in ids[at:]) + pending
+            if at == len(ids) or not pending:
+                found.append((ids[:at], tail, chain))
+            if at < len(ids):
+                chain *= chance(ids[:at], ids[at])
+    return found
+
+
+def slow_asked(member: SlowMember, answer: bytes) -> list[int]:
+    """The last encoding of an answer that is asked about."""
+    return member.tokenizer.encode_open(answer.removesuffix(b" "))
+
+
 class SlowBytes:
     """One member of `slow_bytes`; `asked` are the ids of the answer after which it was asked."""
 
@@ -345,8 +384,11 @@ class SlowBytes:
             (first,) = self.paths
             assert first.nexts is not None
             self.answer = self.hidden = b" "
-            plain = {u: p for u, p in first.nexts.items() if u is END or not u.startswith(b" ")}
-            self.keep([*self.behind(first, b" "), SlowPath([], b"", sum(plain.values()), plain)])
+            nexts = first.nexts.items()
+            early = {u: p for u, p in nexts if u is END or u < b" "}  # as tokens are sorted
+            late = {u: p for u, p in nexts if u is not END and u > b" " and u[:1] != b" "}
+            plain = [SlowPath([], b"", sum(part.values()), part) for part in (early, late)]
+            self.keep([*self.behind(first, b" "), *plain])
 
     def after(self, ids: Sequence[int]) -> dict[Unit, float]:
         return self.member.by_unit(self.member.by_id([*self.prompt, *ids], self.banned))
@@ -402,39 +444,21 @@ class SlowBytes:
         return not nexts.isdisjoint(self.allowed(self.answer.removeprefix(self.hidden)))
 
     def begin_anew(self) -> None:
-        """From its own encoding of the answer: complete, or with a longer last token."""
-        tokens = self.member.vocabulary.token_bytes
-        ids = self.member.tokenizer.encode(self.answer)
+        """From its own encodings of the answer: complete, or with a longer last token."""
         found = []
-        for n in range(min(_MOST_BACK, len(ids)) + 1):
-            before, tail = ids[: len(ids) - n], b"".join(tokens[i] for i in ids[len(ids) - n :])
-            nexts = self.after(before)
-            chain = math.prod(
-                self.member.by_id([*self.prompt, *ids[:k]], self.banned)[ids[k]]
-                for k in range(len(ids) - n)
-                if k >= len(ids) - self.back(ids)
-            )
-            longer = sum(p for u, p in nexts.items() if _reaches_beyond(u, tail))
-            if n <= self.back(ids):
-                found.append(SlowPath(before, tail, chain * (longer if n else 1.0), nexts))
-        self.asked = ids
-        self.paths = [SlowPath(ids, b"", 1.0, self.after(ids))]
+        for ids, tail, chain in slow_encodings(self.member, self.answer, self.chance):
+            nexts = self.after(ids)
+            longer = sum(p for u, p in nexts.items() if not tail or _reaches_beyond(u, tail))
+            found.append(SlowPath(ids, tail, chain * longer, nexts))
+        self.asked = slow_asked(self.member, self.answer)
+        complete = next(path for path in found if not path.pending)
+        self.paths = [SlowPath(complete.ids, b"", 1.0, complete.nexts)]
         if any(path.mass > 0 and self.goes_on(path) for path in found):
             self.keep(found)
         self.begun_anew = True
 
-    def back(self, ids: Sequence[int]) -> int:
-        """How many tokens at the end one longer token may begin with."""
-        vocabulary = self.member.vocabulary
-        return max(
-            n
-            for n in range(min(_MOST_BACK, len(ids)) + 1)
-            if n == 0
-            or any(
-                _reaches_beyond(u, b"".join(vocabulary.token_bytes[i] for i in ids[len(ids) - n :]))
-                for u in vocabulary.ids_by_bytes
-            )
-        )
+    def chance(self, ids: Sequence[int], token: int) -> float:
+        return self.member.by_id([*self.prompt, *ids], self.banned)[token]
 
     @property
     def ends_token(self) -> bool:

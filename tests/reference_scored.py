@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from gac_core.chat.prompt import TURN_MARKS
 from tests.reference import (
     END,
     SlowMember,
@@ -16,16 +17,18 @@ from tests.reference import (
     Weighted,
     banned_bytes,
     choose,
+    slow_asked,
     slow_core,
+    slow_encodings,
     slow_evidence,
     slow_mean,
 )
 
 _MOST_PATHS, _NEGLIGIBLE = 4, 0.01
-_MOST_BACK = 6
-_LIKELY, _MOST_LIKELY, _MOST_LEAVES = 1e-3, 48, 200
+_LIKELY, _MOST_LIKELY, _MOST_LEAVES = 1e-3, 32, 100
 _NATURAL, _GROWN, _OPEN = 0.02, 0.1, 0.05
-_TURNS = (b"\nQuestion:", b"\n\nQuestion:")
+_TURNS = tuple(blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n"))
+_COUNTED = 1e-7
 _TINY = 2.2250738585072014e-308
 
 Leaf = tuple[bytes, float, bool, "Way", int | None]  # text, mass, is it the end, way, token
@@ -44,6 +47,7 @@ class Way:
     pending: bytes = b""
     ahead: bytes = b""
     nexts: dict[int | None, float] | None = None
+    is_whole: bool = True  # whether any token may be next
 
     def part(self, wanted: Callable[[int | None], bool], **changes: object) -> list["Way"]:
         """This way with only some of its next tokens, unless they have no mass."""
@@ -140,43 +144,37 @@ class Helper:
 
     # -------------------------------- what comes next
 
-    def ask(self) -> bool:
-        """Ask what comes after the ways that are new; whether there were any."""
+    def ask(self) -> None:
+        """Ask what comes after the ways that are new."""
         if self.begins_anew:
             self.begin_anew()
-            return True
         new = [way for way in self.ways if way.nexts is None]
         if not new:
-            return False
+            return
         self.asked = new[0].ids
         for way in new:
             way.nexts = self.after(way.ids)
         if self.is_first and self.opens_with_space:
             (way,) = self.ways
-            plain = way.part(lambda t: not self.text(t).startswith(b" "))
-            self.keep([*self.going_on(way, b" "), *plain])
+            early = way.part(lambda t: self.text(t) < b" ", is_whole=False)  # as tokens are sorted
+            late = way.part(lambda t: self.text(t)[:1] > b" ", is_whole=False)
+            self.keep([*self.going_on(way, b" "), *early, *late])
+            self.is_first = False
+            self.ask()
         self.is_first = False
-        return True
 
     def begin_anew(self) -> None:
-        """From its own encoding of the answer: complete, or with a longer last token."""
-        ids = self.member.tokenizer.encode(self.answer)
-        tails = {n: b"".join(map(self.text, ids[len(ids) - n :])) for n in range(_MOST_BACK + 1)}
-        known = self.member.vocabulary.ids_by_bytes.values()
-        back = max(
-            n
-            for n in range(min(_MOST_BACK, len(ids)) + 1)
-            if n == 0 or any(self.is_longer(token, tails[n]) for token in known)
-        )
-        found, chain = [], 1.0
-        for n in range(back, 0, -1):
-            before = ids[: len(ids) - n]
-            nexts = self.after(before)
-            way = Way(before, chain, nexts=nexts)
-            found += way.part(lambda t, n=n: self.is_longer(t, tails[n]), pending=tails[n])  # type: ignore[misc]
-            chain *= nexts[ids[len(ids) - n]]
-        found.append(Way(ids, chain, nexts=self.after(ids)))
-        self.asked, self.begins_anew = ids, False
+        """From its own encodings of the answer: complete, or with a longer last token."""
+        found = []
+        for ids, tail, chain in slow_encodings(
+            self.member, self.answer, lambda ids, token: self.after(ids)[token]
+        ):
+            way = Way(ids, chain, nexts=self.after(ids))
+            if tail:
+                found += way.part(lambda t, tail=tail: self.is_longer(t, tail), pending=tail)  # type: ignore[misc]
+            else:
+                found.append(way)
+        self.asked, self.begins_anew = slow_asked(self.member, self.answer), False
         self.keep(found)
 
     def leaves(self, least: float) -> list[Leaf]:
@@ -187,7 +185,7 @@ class Helper:
                 text = way.ahead + self.text(token)[len(way.pending) :]
                 if prob * way.mass >= least:
                     found.append((text, prob * way.mass, token is None, way, token))
-        return sorted(found, key=lambda leaf: (-leaf[1], leaf[0]))
+        return sorted(found, key=lambda leaf: (-leaf[1], leaf[0]))[:_MOST_LEAVES]
 
     def grow(self, leaf: Leaf) -> None:
         text, mass, _, way, token = leaf
@@ -250,13 +248,17 @@ class Primary:
 def slow_score(helper: Helper, primary: Primary) -> dict[int, float]:
     """The helper's probability of each of the primary's tokens."""
     rows: dict[int | None, float] = {}
-    whole = [] if primary.space else [w for w in helper.ways if not w.pending and not w.ahead]
+    whole = [] if primary.space else [
+        way for way in helper.ways if way.is_whole and not way.pending and not way.ahead
+    ]
     for way in whole:
         assert way.nexts is not None
         for token, prob in way.nexts.items():
+            if prob < _COUNTED and token is not None:
+                continue
             row = primary.end_row if token is None else primary.first_of(helper.text(token))
             rows[row] = rows.get(row, 0.0) + way.mass * prob
-    leaves = helper.leaves(_LIKELY)[:_MOST_LEAVES]
+    leaves = helper.leaves(_LIKELY)
     open_mass = sum(mass for _, mass, _, way, _ in leaves if way not in whole)
     scale = (1 - sum(way.mass for way in whole)) / open_mass if open_mass > 0 else 0.0
     for text, mass, is_end, way, _ in leaves:
@@ -271,7 +273,7 @@ def slow_score(helper: Helper, primary: Primary) -> dict[int, float]:
                 rows[natural] -= mass
         for row, share in shares.items():
             rows[row] = rows.get(row, 0.0) + share * mass * (1.0 if way in whole else scale)
-    kept = {row: max(0.0, p) for row, p in rows.items() if row is not None}
+    kept = {row: p for row, p in rows.items() if row is not None and p >= _COUNTED}
     total = sum(kept.values())
     return {row: p / total for row, p in kept.items()} if total > 0 else kept
 
