@@ -258,6 +258,18 @@ class Paths:
         if path.end * path.mass >= LIKELY:
             yield Leaf(path.ahead, path.mass * path.end, True, False, path)
 
+    def may_begin(self, leaf: Leaf, text: bytes) -> bool:
+        """Whether the member would itself begin this text with a leaf, and go on after it.
+
+        It would not where it has a longer token for the beginning of the text, but for blanks.
+        """
+        if leaf.is_end or not text.startswith(leaf.text):
+            return False
+        if text[len(leaf.text) :].isspace():
+            return True
+        whole = leaf.path.pending + text[len(leaf.path.ahead) :]
+        return len(self._tokens.first(whole)) == len(whole) - (len(text) - len(leaf.text))
+
     def grow(self, leaf: Leaf) -> None:
         """Make a path of its own of a token that may come next, to be asked what follows it."""
         path, token = leaf.path, leaf.token

@@ -2,11 +2,11 @@
 
 Members cut the same text into other tokens, so a token of one is not a token of another; what they
 can agree on is bytes. A helper's next tokens are leaves: byte strings with probabilities. Each leaf
-speaks for the primary's tokens that begin alike: for those it begins with, and for those that begin
-with it. Among several of these its mass is shared as the primary itself holds them likely, since
-how a text is cut is for the primary to say; where the primary holds none of them likely, it goes to
-the token with which the primary would begin the leaf. So a leaf decides between texts, and never
-between spellings of one text.
+speaks for the token with which the primary would begin it; for longer ones that the helper would
+begin with it; and for shorter ones after which only blanks are left, since the last of several
+blanks may belong to the next word. Among several of these its mass is shared as the primary itself
+holds them likely, since how a text is cut is for the primary to say. So a leaf decides between
+texts, and never between cuts of one text.
 """
 
 from collections.abc import Sequence
@@ -70,19 +70,12 @@ class Candidates:
             if row not in vocabulary.end_ids
         ]
 
-    def alike(self, text: bytes) -> list[Candidate]:
-        """Those that begin like a text: it begins with them, or they begin with it."""
-        return [
-            token
-            for token in self.tokens
-            if text.startswith(token.text) or token.text.startswith(text)
-        ]
-
-    def shares(self, leaf: Leaf, end_row: int, natural: int) -> dict[int, float]:
+    def shares(self, paths: Paths, leaf: Leaf, end_row: int, natural: int) -> dict[int, float]:
         """Which rows of the primary a leaf speaks for, and how much for each; of sum 1.
 
         Args:
-            leaf: of a helper.
+            paths: of the helper whose leaf it is.
+            leaf: of the helper.
             end_row: of the primary's end.
             natural: the row of the token with which the primary would begin the leaf.
 
@@ -92,17 +85,29 @@ class Candidates:
         weights = {natural: _NATURAL}
         if leaf.may_end:
             weights[end_row] = self.end
-        for token in self.alike(leaf.text):
-            weights[token.row] = weights.get(token.row, 0.0) + token.prob
+        for token in self.tokens:
+            if token.row == natural or _speaks_for(paths, leaf, token.text):
+                weights[token.row] = weights.get(token.row, 0.0) + token.prob
         total = sum(weights.values())
         return {row: weight / total for row, weight in weights.items()}
 
-    def goes_beyond(self, text: bytes) -> bool:
-        """Whether a likely one begins with a text and is longer."""
+    def goes_beyond(self, paths: Paths, leaf: Leaf) -> bool:
+        """Whether a likely one begins with a helper's leaf and is longer."""
         return any(
-            token.prob >= _OPEN and len(token.text) > len(text) and token.text.startswith(text)
+            token.prob >= _OPEN and token.text != leaf.text and paths.may_begin(leaf, token.text)
             for token in self.tokens
         )
+
+
+def _speaks_for(paths: Paths, leaf: Leaf, text: bytes) -> bool:
+    """Whether a leaf may be one and the same text as a token of the primary, in another cut.
+
+    A longer leaf is, if it goes on with blanks only, whose last one the primary may leave to the
+    next word; otherwise the primary would begin it with another token.
+    """
+    if leaf.text.startswith(text):
+        return leaf.text[len(text) :].isspace()
+    return paths.may_begin(leaf, text)
 
 
 class FirstTokens:
@@ -150,7 +155,7 @@ def leaf_to_grow(paths: Paths, candidates: Candidates) -> Leaf | None:
     for leaf in paths.leaves():
         if leaf.mass < _GROWN:
             break
-        if not leaf.is_end and candidates.goes_beyond(leaf.text):
+        if not leaf.is_end and candidates.goes_beyond(paths, leaf):
             return leaf
     return None
 
@@ -182,10 +187,11 @@ def score(paths: Paths, tokens: SortedTokens, first: FirstTokens, candidates: Ca
     for leaf in leaves:
         is_counted = leaf.path in whole
         natural = first.of(candidates.prefix + leaf.text)
-        shares = candidates.shares(leaf, first.end_row, first.size if natural is None else natural)
+        natural = first.size if natural is None else natural
+        shares = candidates.shares(paths, leaf, first.end_row, natural)
         if is_counted and len(shares) == 1:
             continue
-        if is_counted and natural is not None:
+        if is_counted:
             rows[natural] -= leaf.mass
         for row, share in shares.items():
             rows[row] += share * leaf.mass * (1.0 if is_counted else scale)
