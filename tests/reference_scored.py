@@ -24,7 +24,7 @@ from tests.reference import (
     slow_mean,
 )
 
-_MOST_PATHS, _NEGLIGIBLE = 4, 0.01
+_MOST_PATHS, _NEGLIGIBLE = 4, 0.05
 _LIKELY, _MOST_LIKELY, _MOST_LEAVES = 1e-3, 32, 100
 _NATURAL, _GROWN, _OPEN = 0.02, 0.1, 0.05
 _TURNS = tuple(blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n"))
@@ -47,6 +47,7 @@ class Way:
     pending: bytes = b""
     ahead: bytes = b""
     nexts: dict[int | None, float] | None = None
+    raw: dict[int | None, float] = field(default_factory=dict)  # of all tokens, grown ones too
     is_whole: bool = True  # whether any token may be next
 
     def part(self, wanted: Callable[[int | None], bool], **changes: object) -> list["Way"]:
@@ -153,7 +154,7 @@ class Helper:
             return
         self.asked = new[0].ids
         for way in new:
-            way.nexts = self.after(way.ids)
+            way.nexts = way.raw = self.after(way.ids)
         if self.is_first and self.opens_with_space:
             (way,) = self.ways
             early = way.part(lambda t: self.text(t) < b" ", is_whole=False)  # as tokens are sorted
@@ -169,7 +170,7 @@ class Helper:
         for ids, tail, chain in slow_encodings(
             self.member, self.answer, lambda ids, token: self.after(ids)[token]
         ):
-            way = Way(ids, chain, nexts=self.after(ids))
+            way = Way(ids, chain, nexts=self.after(ids), raw=self.after(ids))
             if tail:
                 found += way.part(lambda t, tail=tail: self.is_longer(t, tail), pending=tail)  # type: ignore[misc]
             else:
@@ -186,6 +187,25 @@ class Helper:
                 if prob * way.mass >= least:
                     found.append((text, prob * way.mass, token is None, way, token))
         return sorted(found, key=lambda leaf: (-leaf[1], leaf[0]))[:_MOST_LEAVES]
+
+    def may_begin(self, leaf: Leaf, text: bytes) -> bool:
+        """Whether it would begin a text with a leaf and go on: it has no longer token for that."""
+        own, _, is_end, way, token = leaf
+        rest = text[len(own) :]
+        if is_end or not text.startswith(own):
+            return False
+        whole = way.pending + text[len(way.ahead) :]
+        longest = max(n for n in range(len(whole) + 1) if self.spells(whole[:n]) or n == 0)
+        return rest.isspace() or longest == len(self.text(token))
+
+    def spells(self, text: bytes) -> bool:
+        return text in self.member.vocabulary.ids_by_bytes
+
+    def speaks_for(self, leaf: Leaf, text: bytes) -> bool:
+        """Whether a leaf and a token of the primary may be two cuts of one text."""
+        if leaf[0].startswith(text):
+            return leaf[0][len(text) :].isspace()
+        return self.may_begin(leaf, text)
 
     def grow(self, leaf: Leaf) -> None:
         text, mass, _, way, token = leaf
@@ -232,15 +252,18 @@ class Primary:
         fitting = [t for t in fitting if t in ids and self.banned.isdisjoint(t)]
         return ids[fitting[-1]] if fitting else None
 
-    def shares(self, text: bytes, *, is_end: bool, may_end: bool) -> dict[int | None, float]:
-        """Which rows a leaf speaks for."""
+    def shares(self, helper: Helper, leaf: Leaf) -> dict[int | None, float]:
+        """Which rows a helper's leaf speaks for, and how much for each."""
+        text, _, is_end, _, _ = leaf
         if is_end and not text:
             return {self.end_row: 1.0}
-        weights: dict[int | None, float] = {self.first_of(self.space + text): _NATURAL}
-        if may_end:
+        natural = self.first_of(self.space + text)
+        weights: dict[int | None, float] = {natural: _NATURAL}
+        turns = _TURNS if helper.reads_transcript else ()
+        if not is_end and any(turn.startswith(text) for turn in turns):
             weights[self.end_row] = self.view[self.end_row]
         for row, own, prob in self.likely:
-            if own.startswith(text) or text.startswith(own):
+            if row == natural or helper.speaks_for(leaf, own):
                 weights[row] = weights.get(row, 0.0) + prob
         return {row: weight / sum(weights.values()) for row, weight in weights.items()}
 
@@ -254,23 +277,21 @@ def slow_score(helper: Helper, primary: Primary) -> dict[int, float]:
     for way in whole:
         assert way.nexts is not None
         for token, prob in way.nexts.items():
-            if prob < _COUNTED and token is not None:
+            if way.raw[token] < _COUNTED and token is not None:
                 continue
             row = primary.end_row if token is None else primary.first_of(helper.text(token))
             rows[row] = rows.get(row, 0.0) + way.mass * prob
     leaves = helper.leaves(_LIKELY)
     open_mass = sum(mass for _, mass, _, way, _ in leaves if way not in whole)
     scale = (1 - sum(way.mass for way in whole)) / open_mass if open_mass > 0 else 0.0
-    for text, mass, is_end, way, _ in leaves:
-        turns = _TURNS if helper.reads_transcript else ()
-        may_end = not is_end and any(turn.startswith(text) for turn in turns)
-        shares = primary.shares(text, is_end=is_end, may_end=may_end)
+    for leaf in leaves:
+        text, mass, _, way, _ = leaf
+        shares = primary.shares(helper, leaf)
         if way in whole:  # counted already, for the token with which the primary would begin it
             if len(shares) == 1:
                 continue
             natural = primary.first_of(primary.space + text)
-            if natural is not None:
-                rows[natural] -= mass
+            rows[natural] = rows.get(natural, 0.0) - mass
         for row, share in shares.items():
             rows[row] = rows.get(row, 0.0) + share * mass * (1.0 if way in whole else scale)
     kept = {row: p for row, p in rows.items() if row is not None and p >= _COUNTED}
@@ -380,7 +401,7 @@ def _to_grow(helper: Helper, primary: Primary) -> Leaf | None:
     """The likeliest leaf that a likely token of the primary goes beyond."""
     for leaf in helper.leaves(_GROWN):
         if not leaf[2] and any(
-            prob >= _OPEN and len(own) > len(leaf[0]) and own.startswith(leaf[0])
+            prob >= _OPEN and own != leaf[0] and helper.may_begin(leaf, own)
             for _, own, prob in primary.likely
         ):
             return leaf
