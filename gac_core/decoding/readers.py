@@ -22,7 +22,9 @@ from gac_core.outputs import MemberView, Step
 from gac_core.tokens.spaces import BYTES, Space
 
 _SCORING_PATHS: Final = 4  # kept per helper that scores tokens
-_NEGLIGIBLE: Final = 0.05  # share of its best path for which a helper that scores is not asked again
+_NEGLIGIBLE: Final = (
+    0.05  # share of its best path for which a helper that scores is not asked again
+)
 _NEXT_TURNS: Final = tuple(
     blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n")
 )
@@ -267,10 +269,7 @@ class ByteReader(PathReader):
         primary = self._mixer.shared.config.primary
         members = members or tuple(range(len(self._mixer.shared.members)))
         for m in members:
-            paths = self._paths[m]
-            paths.catch_up()
-            if members == (primary,) and paths.own is None and not paths.ends_token(b""):
-                paths.restart()  # to write a token alone, it must not be within one
+            self._paths[m].catch_up()
         yield from self._read(members, hidden=hidden)
         looks = {m: self._next_byte(m) for m in members if m != primary}
         if primary in members:
@@ -298,7 +297,8 @@ class ByteReader(PathReader):
         """See `Request.write`; the bytes of a step are chosen one by one."""
         mixer, answer = self._mixer, self._mixer.answer
         primary = mixer.shared.config.primary
-        if looks.keys() == {primary} and answer.constraint is None:
+        is_fresh = self._paths[primary].own is not None  # else its best path is within a token
+        if looks.keys() == {primary} and is_fresh and answer.constraint is None:
             rows = mixer.shared.primary_rows
             row = answer.choose(looks[primary], rows)
             yield self.emit(looks[primary], rows, looks, row=row)
