@@ -5,7 +5,7 @@ asked for, and what a step is chosen from, is a matter of the space. There is a 
 """
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Final, Self
@@ -189,12 +189,13 @@ class ScoringReader(PathReader):
         if primary in members or self._candidates is None:
             queries[primary] = tuple(mixer.ask((primary,)).queries[primary])
         queries |= {m: asked for m in helpers if (asked := self._paths[m].catch_up())}
-        while queries:
+        # Helpers within a token are asked nothing at first, but perhaps what comes after it.
+        while queries or (queries := self._all_further(helpers)):
             answers = yield from self._ask(queries, hidden=hidden)
             if primary in queries:
                 looks = mixer.read({primary: answers[primary]})
                 self._candidates = self._see(looks[primary])
-            queries = {m: asked for m in helpers if (asked := self._further(m))}
+            queries = {}
         if primary not in members:
             looks.pop(primary, None)
         return looks | {m: self._score(m) for m in helpers}
@@ -208,6 +209,9 @@ class ScoringReader(PathReader):
             own.cpu().to(torch.float64).numpy(),
             b" " if has_space else b"",
         )
+
+    def _all_further(self, helpers: Sequence[int]) -> dict[int, tuple[Query, ...]]:
+        return {m: asked for m in helpers if (asked := self._further(m))}
 
     def _further(self, member: int) -> tuple[Query, ...]:
         """What a helper must be asked further at this step."""
