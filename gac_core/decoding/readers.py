@@ -22,7 +22,9 @@ from gac_core.outputs import MemberView, Step
 from gac_core.tokens.spaces import BYTES, Space
 
 _SCORING_PATHS: Final = 4  # kept per helper that scores tokens
-_NEGLIGIBLE: Final = 0.05  # share of its best path for which a helper that scores is not asked again
+_NEGLIGIBLE: Final = (
+    0.05  # share of its best path for which a helper that scores is not asked again
+)
 _NEXT_TURNS: Final = tuple(
     blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n")
 )
