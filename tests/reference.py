@@ -5,9 +5,10 @@ number of a step.
 """
 
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -19,6 +20,8 @@ from gac_core.tokens.vocabulary import TokenKind, Vocabulary
 END = None
 Unit = bytes | None
 Key = TypeVar("Key")
+_EPS = sys.float_info.epsilon  # the least entropy
+_TINY = sys.float_info.min  # the least probability in a product
 
 
 @dataclass
@@ -77,6 +80,7 @@ class SlowStep:
     unit: Unit
     probs: dict[Unit, float]
     fused: bool
+    views: tuple[float, ...] = ()  # what each member gave the unit, where it is told
 
 
 def slow_ensemble(
@@ -114,7 +118,7 @@ def slow_ensemble(
         if alone:
             probs = views[primary]
             own_order = {token: token for token in by_id[primary]}
-            own_token = _choose(by_id[primary], own_order, seed, len(steps), temperature)
+            own_token = choose(by_id[primary], own_order, seed, len(steps), temperature)
             unit = members[primary].unit(own_token)
         else:
             evidence = slow_evidence(weighting, members, views, prompts, ids, banned)
@@ -129,7 +133,7 @@ def slow_ensemble(
                     probs = slow_unite(weighted, members)
                 case "core":
                     probs = slow_core(weighted, primary, order)
-            unit = _choose(probs, order, seed, len(steps), temperature)
+            unit = choose(probs, order, seed, len(steps), temperature)
         steps.append(SlowStep(unit, probs, not alone))
         if unit is END:
             break
@@ -188,24 +192,29 @@ def slow_unite(views: Weighted, members: Sequence[SlowMember], k: int = 10) -> d
 
 
 def slow_core(
-    views: Weighted, primary: int, order: dict[Unit, int], beta: float = 2.0
-) -> dict[Unit, float]:
+    views: Sequence[tuple[float, dict[Key, float]]],
+    primary: int,
+    order: dict[Key, int],
+    beta: float = 2.0,
+    unit: Callable[[Key], Unit] = lambda key: key,  # type: ignore[assignment,return-value]
+) -> dict[Key, float]:
+    """CoRE over units, or over rows of which `unit` gives the bytes."""
     units = {u for _, view in views for u in view}
-    middle = slow_mean(views)
-    near: list[dict[Unit, float]] = []
+    middle: dict[Key, float] = {u: sum(w * view.get(u, 0.0) for w, view in views) for u in units}
+    near: list[dict[Key, float]] = []
     trust: list[float] = []
     for weight, view in views:
         scale = {
-            u: (math.exp(-beta * abs(view.get(u, 0.0) - middle.get(u, 0.0))) - math.exp(-beta))
+            u: (math.exp(-beta * abs(view.get(u, 0.0) - middle[u])) - math.exp(-beta))
             / (1 - math.exp(-beta))
             for u in units
         }
-        entropy = -sum(p * math.log(p) for p in view.values() if p > 0)
+        entropy = max(_EPS, -sum(p * math.log(p) for p in view.values() if p > 0))
         trust.append(weight * sum(scale.values()) / entropy)
         average = sum(scale[u] for u in view) / len(view)
         near.append({u: scale[u] / average for u in view})
     trust[primary] = max(trust[primary], sum(trust) - trust[primary])
-    fused: dict[Unit, float] = {}
+    fused: dict[Key, float] = {}
     for m, scale, (_, view) in zip(trust, near, views, strict=True):
         for u in view:
             fused[u] = fused.get(u, 0.0) + m * scale[u] * view[u]
@@ -214,8 +223,9 @@ def slow_core(
     winner = max(fused, key=lambda u: (fused[u], -order[u]))
     own = views[primary][1]
     favourite = max(own, key=lambda u: (own[u], -order[u]))
-    if winner is not END and favourite is not END:
-        shorter, longer = sorted((winner, favourite), key=len)
+    one, other = unit(winner), unit(favourite)
+    if one is not END and other is not END:
+        shorter, longer = sorted((one, other), key=len)
         if longer.startswith(shorter):
             fused[winner], fused[favourite] = fused[favourite], fused[winner]
     return fused
@@ -224,7 +234,7 @@ def slow_core(
 def slow_evidence(
     weighting: str,
     members: Sequence[SlowMember],
-    views: Sequence[dict[Unit, float]],
+    views: Sequence[Mapping[Any, float]],
     prompts: Sequence[Sequence[int]],
     ids: Sequence[Sequence[int]],
     banned: frozenset[int],
@@ -245,7 +255,10 @@ def slow_evidence(
                 for member, prompt, own in zip(members, prompts, ids, strict=True)
             ]
         case "entropy":
-            return [1 / -sum(p * math.log(p) for p in view.values() if p > 0) for view in views]
+            return [
+                1 / max(_EPS, -sum(p * math.log(p) for p in view.values() if p > 0))
+                for view in views
+            ]
         case _:
             return [1.0 for _ in members]
 
@@ -261,7 +274,7 @@ def _canonical_order(members: Sequence[SlowMember], primary: int) -> dict[Unit, 
     return order
 
 
-def _choose(
+def choose(
     probs: dict[Key, float],
     order: dict[Key, int],
     seed: int | None,
@@ -281,7 +294,9 @@ def _choose(
     return ordered[-1]
 
 
-# ---------------------------------------------------------------- CharED
+# ---------------------------------------------------------------- bytes
+
+_MOST_BACK = 6  # tokens at the end of a text that one longer token may begin with
 
 
 @dataclass
@@ -291,13 +306,14 @@ class SlowPath:
     ids: list[int]
     pending: bytes
     mass: float
-    nexts: dict[Unit, float]
+    nexts: dict[Unit, float] | None = None  # None until it is asked
 
     def going_on(self) -> dict[Unit, float]:
         """The tokens that reach beyond the answer, each with its part of the mass."""
+        assert self.nexts is not None
         units = {u: p for u, p in self.nexts.items() if _reaches_beyond(u, self.pending)}
         total = sum(units.values())
-        return {u: self.mass * p / total for u, p in units.items()}
+        return {u: self.mass * p / total for u, p in units.items()} if total > 0 else {}
 
 
 def _reaches_beyond(unit: Unit, pending: bytes) -> bool:
@@ -306,8 +322,47 @@ def _reaches_beyond(unit: Unit, pending: bytes) -> bool:
     return unit.startswith(pending) and unit != pending
 
 
+def slow_encodings(
+    member: SlowMember, answer: bytes, chance: Callable[[Sequence[int], int], float]
+) -> list[tuple[list[int], bytes, float]]:
+    """How a member itself would cover an answer, and the last tokens replaced by a longer one.
+
+    For each way its whole tokens, the bytes with which the next one begins, and the probability of
+    the tokens in which the ways differ; `chance` is that of a token behind others.
+    """
+    tokens = member.vocabulary
+    own = member.tokenizer.encode_open(answer)
+    encodings = [(own, b"")]
+    if answer.endswith(b" "):  # the last blank may begin the next word
+        encodings.append((member.tokenizer.encode_open(answer[:-1]), b" "))
+    tails = [b"".join(tokens.token_bytes[i] for i in own[at:]) for at in range(len(own) + 1)]
+    base = min(
+        at
+        for at in range(max(0, len(own) - _MOST_BACK), len(own) + 1)
+        if at == len(own) or any(_reaches_beyond(u, tails[at]) for u in tokens.ids_by_bytes)
+    )
+    for ids, _ in encodings[1:]:
+        same = [n for n in range(min(len(own), len(ids)) + 1) if own[:n] == ids[:n]]
+        base = min(base, same[-1])
+    found = []
+    for ids, pending in encodings:
+        chain = 1.0
+        for at in range(base, len(ids) + 1):
+            tail = b"".join(tokens.token_bytes[i] for i in ids[at:]) + pending
+            if at == len(ids) or not pending:
+                found.append((ids[:at], tail, chain))
+            if at < len(ids):
+                chain *= chance(ids[:at], ids[at])
+    return found
+
+
+def slow_asked(member: SlowMember, answer: bytes) -> list[int]:
+    """The last encoding of an answer that is asked about."""
+    return member.tokenizer.encode_open(answer.removesuffix(b" "))
+
+
 class SlowBytes:
-    """One member of `slow_chared`."""
+    """One member of `slow_bytes`; `asked` are the ids of the answer after which it was asked."""
 
     def __init__(
         self,
@@ -317,21 +372,39 @@ class SlowBytes:
         banned: frozenset[int],
         *,
         leading_space: bool,
+        allowed: Callable[[bytes], set[Unit]] | None = None,
     ) -> None:
         self.member, self.prompt, self.most, self.banned = member, list(prompt), paths, banned
-        self.answer = b""
-        first = SlowPath([], b"", 1.0, self.nexts([]))
-        self.paths = [first]
+        self.answer = self.hidden = b""
+        self.allowed = allowed
+        self.begun_anew = False
+        self.paths = [SlowPath([], b"", 1.0)]
+        self.ask()
         if leading_space:
-            self.answer = b" "
-            plain = {u: p for u, p in first.nexts.items() if u is END or not u.startswith(b" ")}
-            self.keep([*self.behind(first, b" "), SlowPath([], b"", sum(plain.values()), plain)])
+            (first,) = self.paths
+            assert first.nexts is not None
+            self.answer = self.hidden = b" "
+            nexts = first.nexts.items()
+            early = {u: p for u, p in nexts if u is END or u < b" "}  # as tokens are sorted
+            late = {u: p for u, p in nexts if u is not END and u > b" " and u[:1] != b" "}
+            plain = [SlowPath([], b"", sum(part.values()), part) for part in (early, late)]
+            self.keep([*self.behind(first, b" "), *plain])
 
-    def nexts(self, ids: list[int]) -> dict[Unit, float]:
-        return self.member.by_unit(self.member.by_id(self.prompt + ids, self.banned))
+    def after(self, ids: Sequence[int]) -> dict[Unit, float]:
+        return self.member.by_unit(self.member.by_id([*self.prompt, *ids], self.banned))
+
+    def ask(self) -> None:
+        """Ask what comes after the paths that are new."""
+        self.begun_anew = False
+        new = [path for path in self.paths if path.nexts is None]
+        if new:
+            self.asked = new[0].ids
+        for path in new:
+            path.nexts = self.after(path.ids)
 
     def view(self) -> dict[Unit, float]:
         """The probability of each next byte."""
+        self.ask()
         view: dict[Unit, float] = {}
         for path in self.paths:
             for unit, prob in path.going_on().items():
@@ -347,7 +420,7 @@ class SlowBytes:
         found = [SlowPath(path.ids, pending, sum(longer.values()), path.nexts)]
         if units.get(pending, 0.0) > 0:
             ids = [*path.ids, self.member.vocabulary.ids_by_bytes[pending]]
-            found.append(SlowPath(ids, b"", units[pending], self.nexts(ids)))
+            found.append(SlowPath(ids, b"", units[pending]))
         return found
 
     def advance(self, byte: bytes) -> None:
@@ -355,52 +428,159 @@ class SlowBytes:
         self.keep([after for path in self.paths for after in self.behind(path, byte)])
 
     def keep(self, paths: list[SlowPath]) -> None:
-        paths = [path for path in paths if path.mass > 0]
-        paths = sorted(paths, key=lambda path: path.mass, reverse=True)[: self.most]
+        paths = [path for path in paths if path.mass > 0 and self.goes_on(path)]
+        paths = sorted(paths, key=lambda p: (-p.mass, len(p.pending), p.ids))[: self.most]
         if not paths:  # the others wrote what this member can not
-            ids = self.member.tokenizer.encode(self.answer)
-            paths = [SlowPath(ids, b"", 1.0, self.nexts(ids))]
+            self.begin_anew()
+            return
         total = sum(path.mass for path in paths)
         self.paths = [SlowPath(p.ids, p.pending, p.mass / total, p.nexts) for p in paths]
 
+    def goes_on(self, path: SlowPath) -> bool:
+        if self.allowed is None or path.nexts is None or not path.pending:
+            return True
+        place = len(path.pending)
+        nexts = {u[place : place + 1] for u in path.going_on() if u is not END}
+        return not nexts.isdisjoint(self.allowed(self.answer.removeprefix(self.hidden)))
 
-def slow_chared(
+    def begin_anew(self) -> None:
+        """From its own encodings of the answer: complete, or with a longer last token."""
+        found = []
+        for ids, tail, chain in slow_encodings(self.member, self.answer, self.chance):
+            nexts = self.after(ids)
+            longer = sum(p for u, p in nexts.items() if not tail or _reaches_beyond(u, tail))
+            found.append(SlowPath(ids, tail, chain * longer, nexts))
+        self.asked = slow_asked(self.member, self.answer)
+        complete = next(path for path in found if not path.pending)
+        self.paths = [SlowPath(complete.ids, b"", 1.0, complete.nexts)]
+        if any(path.mass > 0 and self.goes_on(path) for path in found):
+            self.keep(found)
+        self.begun_anew = True
+
+    def chance(self, ids: Sequence[int], token: int) -> float:
+        return self.member.by_id([*self.prompt, *ids], self.banned)[token]
+
+    @property
+    def ends_token(self) -> bool:
+        return self.begun_anew or self.paths[0].nexts is None
+
+
+def slow_bytes(
     members: Sequence[SlowMember],
     prompts: Sequence[Sequence[int]],
     *,
     paths: int,
     max_new_tokens: int,
+    primary: int = 0,
     spaced: Sequence[bool] | None = None,
     seed: int | None = None,
     temperature: float = 1.0,
+    fusion: str = "mean",
     weighting: str = "fixed",
+    choices: Sequence[str] = (),
 ) -> list[SlowStep]:
-    """CharED over bytes; `spaced` says who opens answers with a space."""
+    """All members, byte by byte; `spaced` says who opens answers with a space."""
     banned = banned_bytes(members)
     spaced = spaced or [False for _ in members]
+    texts = [choice.encode() for choice in choices]
+
+    def allowed(answer: bytes) -> set[Unit]:
+        going_on = [text for text in texts if text.startswith(answer)]
+        return {text[len(answer) :][:1] or END for text in going_on}
+
     states = [
-        SlowBytes(member, prompt, paths, banned, leading_space=space)
+        SlowBytes(
+            member,
+            prompt,
+            paths,
+            banned,
+            leading_space=space,
+            allowed=allowed if texts else None,
+        )
         for member, prompt, space in zip(members, prompts, spaced, strict=True)
     ]
     order: dict[Unit, int] = {bytes([b]): b for b in range(256)} | {END: 256}
-    weights = [m.weight for m in members]
-    if weighting == "prompt":
-        evidence = slow_evidence(weighting, members, [], prompts, prompts, banned)
-        weights = [w * e for w, e in zip(weights, evidence, strict=True)]
     steps: list[SlowStep] = []
+    answer = b""
     while len(steps) < max_new_tokens:
-        views = [state.view() for state in states]
-        if weighting == "entropy":  # within a token it may be 0
-            entropies = [-sum(p * math.log(p) for p in v.values() if p > 0) for v in views]
-            weights = [m.weight / max(e, 2**-52) for m, e in zip(members, entropies, strict=True)]
-        probs = slow_mean([(w / sum(weights), v) for w, v in zip(weights, views, strict=True)])
-        unit = _choose(probs, order, seed, len(steps), temperature)
-        steps.append(SlowStep(unit, probs, fused=True))
-        if unit is END:
+        unit, chance, chances = b"", 1.0, [1.0 for _ in members]
+        while True:
+            views = [state.view() for state in states]
+            asked = [[*p, *state.asked] for p, state in zip(prompts, states, strict=True)]
+            evidence = slow_evidence(weighting, members, views, prompts, asked, banned)
+            powers = [m.weight * e for m, e in zip(members, evidence, strict=True)]
+            weighted = [(p / sum(powers), v) for p, v in zip(powers, views, strict=True)]
+            probs = slow_fused_bytes(fusion, weighted, primary, order, allowed, answer, texts)
+            may = {u: p for u, p in probs.items() if not texts or u in allowed(answer)}
+            if sum(may.values()) > 0:
+                byte = choose(may, order, seed, len(answer), temperature)
+            else:
+                byte = min((t for t in texts if t.startswith(answer)), key=len)[len(answer) :][:1]
+                byte = byte or END
+            if byte is END:
+                break
+            chance *= probs.get(byte, 0.0)
+            chances = [c * v.get(byte, 0.0) for c, v in zip(chances, views, strict=True)]
+            unit, answer = unit + byte, answer + byte
+            for state in states:
+                state.advance(byte)
+            longer = any(_reaches_beyond(u, unit) for u in members[primary].vocabulary.ids_by_bytes)
+            if states[primary].ends_token or not longer:
+                break
+        if unit:
+            steps.append(SlowStep(unit, {unit: chance}, True, tuple(chances)))
+        if byte is END and len(steps) < max_new_tokens:
+            ends = tuple(view.get(END, 0.0) for view in views)
+            steps.append(SlowStep(END, {END: probs.get(END, 0.0)}, True, ends))
+        if byte is END:
             break
-        for state in states:
-            state.advance(unit)
     return steps
+
+
+def slow_fused_bytes(
+    fusion: str,
+    weighted: Weighted,
+    primary: int,
+    order: dict[Unit, int],
+    allowed: Callable[[bytes], set[Unit]],
+    answer: bytes,
+    texts: Sequence[bytes],
+) -> dict[Unit, float]:
+    """One distribution over bytes; 0 stands for what a member can not go on with."""
+    match fusion:
+        case "mean":
+            return slow_mean(weighted)
+        case "core":
+            return slow_core(
+                [(w, {u: p for u, p in view.items() if p > 0}) for w, view in weighted],
+                primary,
+                order,
+            )
+        case "geometric":
+            products = {
+                u: math.exp(
+                    sum(w * math.log(max(view.get(u, 0.0), _TINY)) for w, view in weighted)
+                )
+                for u in {u for _, view in weighted for u in view if view[u] > 0}
+            }
+            total = sum(products.values())
+            return {u: p / total for u, p in products.items()}
+        case _:
+            may = allowed(answer) if texts else set(order)
+            best = {
+                u
+                for _, view in weighted
+                for u in sorted(
+                    (u for u in view if view[u] > 0 and u in may), key=view.__getitem__
+                )[-10:]
+            }
+            fused = dict.fromkeys(best, 0.0)
+            for weight, view in weighted:
+                total = sum(view.get(u, 0.0) for u in best)
+                for u in best:
+                    fused[u] += weight * view.get(u, 0.0) / (total or 1.0)
+            total = sum(fused.values())
+            return {u: p / (total or 1.0) for u, p in fused.items()}
 
 
 def chance_of_text(
@@ -574,7 +754,7 @@ def slow_safe(
         while len(draft) < min(block, max_new_tokens - len(steps)):
             by_id = members[primary].by_id(future[primary].ids, banned)
             own_order = {token: token for token in by_id}
-            token = _choose(by_id, own_order, seed, len(steps) + len(draft), temperature)
+            token = choose(by_id, own_order, seed, len(steps) + len(draft), temperature)
             unit = members[primary].unit(token)
             draft.append((by_id, token, unit))
             if unit is END:
@@ -616,7 +796,7 @@ def slow_safe(
                     rest = {v: max(0.0, p - dra.get(v, 0.0)) for v, p in ens.items()}
                 if not keep:
                     if seed is None:
-                        unit = _choose(fused, order, None, 0, 1.0)
+                        unit = choose(fused, order, None, 0, 1.0)
                     else:
                         unit = _drawn_with(rest, order, uniform_at(seed, len(steps), 2))
                     steps.append(SlowStep(unit, fused, True))

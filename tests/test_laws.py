@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from gac_core.testing import assert_same, laws, naively
+from gac_core.testing.space_laws import (
+    law_13_what_all_agree_on_is_written,
+    law_15_steps_are_tokens_of_the_primary,
+)
+from gac_core.testing.writers import AGREED_TEXTS, CUTS
 from tests.cases import CONFIGURATIONS, assert_only_greedy, draws, matrix
-from tests.fakes import FAMILIES, REAL, REAL_FOLDER, make, pair
+from tests.fakes import FAMILIES, REAL, REAL_FOLDER, make, pair, random_gate
 
 TRIPLES: list[tuple[str, ...]] = [
     ("byte_level", "legacy", "chatml"),
@@ -121,6 +126,54 @@ def test_laws_3_and_6_real(families: tuple[str, ...], method: dict[str, Any]) ->
 @matrix(history=("append", "reencode"), families=TRIPLES + PAIRS, prompt=("Hello", CHAT))
 def test_law_7(families: tuple[str, ...], history: str, prompt: Any) -> None:
     laws.law_7_thresholds(families, history, prompt)
+
+
+BY_BYTES = [
+    *(c for c in CONFIGURATIONS if c.get("space") in ("scored", "bytes")),
+    {"method": "co_llm", "gate": random_gate(), "space": "scored"},
+    {"method": "co_llm", "gate": random_gate(), "space": "bytes"},
+    {"method": "cascade", "threshold": 0.8, "space": "scored"},
+    {"method": "cascade", "threshold": 0.8, "space": "bytes", "paths": 4},
+    {"method": "every_step", "space": "auto", "fusion": "mean"},
+    {"method": "every_step", "space": "bytes", "fusion": "geometric"},
+    *({"space": "scored", "fusion": fusion} for fusion in ("geometric", "unite", "core")),
+    *({"space": "bytes", "fusion": fusion} for fusion in ("unite", "core")),
+]
+
+
+@matrix(1, method=BY_BYTES, text=AGREED_TEXTS)
+@pytest.mark.parametrize("prompt", ["Hello", CHAT], ids=["raw", "chat"])
+def test_law_13(method: dict[str, Any], text: str, prompt: Any) -> None:
+    """Any members that differ in cuts, in any order, with any primary, and from the middle."""
+    rng = random.Random(f"{method} {text}")
+    for number in (2, 2, 3):
+        cuts = rng.sample(CUTS, number)
+        options: dict[str, Any] = {
+            "primary": rng.randrange(number),
+            "weights": [rng.uniform(0.3, 3) for _ in cuts],
+        }
+        law_13_what_all_agree_on_is_written(
+            cuts,
+            {**method, **options},
+            text,
+            prompt,
+            tails=rng.choice([(), [f"{tail}." for tail in "xyz"[:number]]]),
+            seed=rng.randrange(10_000),
+            is_canonical=rng.random() < 0.5,
+        )
+
+
+@matrix(
+    1,
+    families=TRIPLES + PAIRS,
+    method=[c for c in BY_BYTES if "gate" not in c and c.get("space") != "auto"],
+    prompt=("Hello", CHAT, "a = 12\n\t"),
+    sampling=({}, {"temperature": 1.3, "seed": 4}),
+)
+def test_law_15(
+    families: tuple[str, ...], method: dict[str, Any], prompt: Any, sampling: dict[str, Any]
+) -> None:
+    law_15_steps_are_tokens_of_the_primary(families, method, prompt, max_new_tokens=20, **sampling)
 
 
 @matrix(

@@ -26,6 +26,8 @@ def assert_as_slow(output: Output, slow: Sequence[SlowStep], tolerance: float = 
     for mine, its in zip(output.steps, slow, strict=True):
         if its.fused:
             assert math.exp(mine.logprob) == pytest.approx(its.probs[its.unit], rel=tolerance)
+        if its.views:
+            assert [view.prob for view in mine.members] == pytest.approx(its.views, rel=tolerance)
 
 
 def assert_equal_to_twin(

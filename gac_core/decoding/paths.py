@@ -202,6 +202,18 @@ class Paths:
             probs[_END] += path.mass * path.end
         return probs
 
+    def next_tokens(self) -> torch.Tensor:
+        """The probability of each token to be the next of the best path, over the member's rows.
+
+        It may begin with bytes that are written already. (vocab_size,)
+        """
+        path = self._paths[0]
+        assert path.rows is not None, "queries were not answered"
+        probs = np.zeros(len(path.rows))
+        probs[self._tokens.ids[path.low : path.high]] = self._probs(path, path.low, path.high)
+        probs[self._tokens.ends[0]] = path.end
+        return torch.from_numpy(probs)
+
     def _next_bytes_of(self, path: Path) -> Floats:
         assert path.rows is not None, "queries were not answered"
         if not self._is_whole(path):
@@ -302,10 +314,12 @@ class Paths:
                 self._advance(data)
         return self.queries()
 
-    @property
-    def is_at_token_end(self) -> bool:
-        """Whether the most probable path has the end of a token here."""
-        return self._restarts or self._paths[0].rows is None
+    def ends_token(self, unit: bytes) -> bool:
+        """Whether a token ends with these last bytes: on the best path, or since none goes on."""
+        if self._restarts or self._paths[0].rows is None:
+            return True
+        _, middle, stop = self._tokens.span(unit, 0, len(self._tokens.tokens))
+        return middle == stop
 
     def _advance(self, data: bytes) -> None:
         after = [new for path in self._paths for new in self._after(path, data)]
@@ -431,9 +445,9 @@ class Paths:
                 if at == len(ids) or not pending:
                     path = Path(ids[:at], chain)
                     self._open(path, own)
-                    found.extend(self._after(path, tail) if tail else [path])
-                    if tail and found and found[-1].rows is None:
-                        found.pop()  # complete with it, which is an encoding of its own
+                    after = self._after(path, tail) if tail else [path]
+                    # What is complete with the tail is an encoding of its own.
+                    found.extend(new for new in after if new.rows is not None)
                 if at < len(ids):
                     chain *= float(own[ids[at]])
         self._restarts = False

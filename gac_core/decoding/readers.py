@@ -230,7 +230,7 @@ class ScoringReader(PathReader):
     def fuse(self, looks: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
         """See `Request.fuse`; over the primary's rows, its ends in one."""
         mixer, primary = self._mixer, self._mixer.shared.config.primary
-        views = dict(looks)
+        views = {m: looks[m] for m in sorted(looks)}
         ends = sorted(mixer.shared.members[primary].tokenizer.vocabulary.end_ids)
         if primary in views and len(ends) > 1:
             own = views[primary].clone()
@@ -269,13 +269,15 @@ class ByteReader(PathReader):
         primary = self._mixer.shared.config.primary
         members = members or tuple(range(len(self._mixer.shared.members)))
         for m in members:
-            self._paths[m].catch_up()
+            paths = self._paths[m]
+            paths.catch_up()
+            if members == (primary,) and paths.own is None and not paths.ends_token(b""):
+                paths.restart()  # to write a token alone, it must not be within one
         yield from self._read(members, hidden=hidden)
         looks = {m: self._next_byte(m) for m in members if m != primary}
         if primary in members:
-            own = self._paths[primary].own
-            assert own is not None, "the primary was asked"
-            looks[primary] = own
+            paths = self._paths[primary]
+            looks[primary] = paths.next_tokens() if paths.own is None else paths.own
         return looks
 
     def _read(
@@ -305,6 +307,7 @@ class ByteReader(PathReader):
             self._paths[primary].take(row)
             return
         members = tuple(sorted(looks))
+        followed = {*members, primary}  # whose paths the step needs
         tops = {m: self._top(m) for m in members}
         chances = dict.fromkeys(members, 1.0)
         unit, logprob = b"", 0.0
@@ -322,11 +325,11 @@ class ByteReader(PathReader):
             answer.append_byte(BYTES.unit(row))
             for m, paths in self._paths.items():
                 paths.extend(BYTES.unit(row))
-                if m in members:
+                if m in followed:
                     paths.catch_up()
-            if self._paths[primary].is_at_token_end or not answer.fits():
+            if self._paths[primary].ends_token(unit) or not answer.fits():
                 break
-            yield from self._read(members)
+            yield from self._read(tuple(followed))
         if unit:
             views = {m: self._view(m, tops[m], chances[m]) for m in members}
             others = tuple(other for other in first if other[0] != unit[:1])

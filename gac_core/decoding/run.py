@@ -124,7 +124,7 @@ class Run:
         text += self._turns.push(self._stops.flush()) + self._turns.flush()
         if self._is_stopped:
             reason = "stop"
-        return replace(step, text=text, outcome=self._outcome(reason))
+        return replace(step, text=text, outcome=self._outcome(reason, step))
 
     @property
     def _is_stopped(self) -> bool:
@@ -142,16 +142,19 @@ class Run:
             return "stop" if is_complete and not answer.was_truncated else "length"
         return None if answer.fits() else "length"
 
-    def _outcome(self, reason: FinishReason) -> Outcome:
+    def _outcome(self, reason: FinishReason, last: Step) -> Outcome:
         request = self.request
         members = tuple(
             MemberUsage(member.name, history.prompt_length, history.answer_length)
             for member, history in zip(request.members, request.histories, strict=True)
         )
         primary = members[request.primary]
+        written = primary.completion_tokens
+        if request.space == "bytes":  # a step is a token, though its encoding may have others
+            written = request.position - last.is_end
         usage = Usage(
             primary.prompt_tokens,
-            primary.completion_tokens,
+            written,
             members,
             self._fused_steps,
             request.position,

@@ -195,7 +195,8 @@ def score(paths: Paths, tokens: SortedTokens, first: FirstTokens, candidates: Ca
             rows[natural] -= leaf.mass
         for row, share in shares.items():
             rows[row] += share * leaf.mass * (1.0 if is_counted else scale)
-    rows = rows[: first.size].clip(0.0)
+    rows = rows[: first.size]
+    rows[rows < _NEGLIGIBLE] = 0.0  # else what rounding leaves would count for rules of zeros
     total = rows.sum()
     return rows / total if total > 0 else rows
 

@@ -24,6 +24,11 @@ from gac_core.registry import METHODS
 from gac_core.sampling_params import SamplingParams
 from gac_core.testing.comparison import assert_nothing_held, assert_same, naively
 from gac_core.testing.models import LACKING, make_ensemble, pair as tiny_pair, random_gate
+from gac_core.testing.space_laws import (
+    law_13_what_all_agree_on_is_written,
+    law_15_steps_are_tokens_of_the_primary,
+)
+from gac_core.testing.writers import AGREED_TEXTS, CUTS
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import TokenKind
 
@@ -366,10 +371,22 @@ def _check_method(configuration: Configuration, families: Sequence[str]) -> None
             law_8_pieces_join(ensemble.generate(prompt, **sampling), sampling["stop"])
     if can_draw(configuration):
         law_12_grammars_hold(families, configuration, CHAT, temperature=1.0, seed=5)
+    if configuration.get("space") in ("scored", "bytes"):
+        _check_space(configuration, families, sampled)
     for lacking, sampling in itertools.product(LACKING, sampled):
         law_14_nothing_that_some_member_can_not_spell(
             (families[0], lacking), configuration, CHAT, **sampling
         )
+
+
+def _check_space(
+    configuration: Configuration, families: Sequence[str], sampled: Sequence[Mapping[str, Any]]
+) -> None:
+    for seed, text in enumerate(AGREED_TEXTS):
+        law_13_what_all_agree_on_is_written(CUTS[:2], configuration, text, "Hello", seed=seed)
+        law_13_what_all_agree_on_is_written(families, configuration, text, CHAT, seed=seed)
+    for sampling, prompt in itertools.product(sampled, ("Hello", CHAT)):
+        law_15_steps_are_tokens_of_the_primary(families, configuration, prompt, **sampling)
 
 
 def check_scorer(
