@@ -558,9 +558,7 @@ def slow_fused_bytes(
             )
         case "geometric":
             products = {
-                u: math.exp(
-                    sum(w * math.log(max(view.get(u, 0.0), _TINY)) for w, view in weighted)
-                )
+                u: math.exp(sum(w * math.log(max(view.get(u, 0.0), _TINY)) for w, view in weighted))
                 for u in {u for _, view in weighted for u in view if view[u] > 0}
             }
             total = sum(products.values())

@@ -14,14 +14,12 @@ from tests.reference import (
     END,
     SlowMember,
     SlowStep,
-    Weighted,
     banned_bytes,
     choose,
     slow_asked,
     slow_core,
     slow_encodings,
     slow_evidence,
-    slow_mean,
 )
 
 _MOST_PATHS, _NEGLIGIBLE = 4, 0.05
@@ -271,9 +269,11 @@ class Primary:
 def slow_score(helper: Helper, primary: Primary) -> dict[int, float]:
     """The helper's probability of each of the primary's tokens."""
     rows: dict[int | None, float] = {}
-    whole = [] if primary.space else [
-        way for way in helper.ways if way.is_whole and not way.pending and not way.ahead
-    ]
+    whole = (
+        []
+        if primary.space
+        else [way for way in helper.ways if way.is_whole and not way.pending and not way.ahead]
+    )
     for way in whole:
         assert way.nexts is not None
         for token, prob in way.nexts.items():
@@ -363,7 +363,9 @@ def slow_scored(
                     helper.ask()
             views |= {m: slow_score(helper, own) for m, helper in helpers.items()}
             given = [views[m] for m in sorted(views)]
-            asked = [[*p, *helpers[m].asked] if m in helpers else ids for m, p in enumerate(prompts)]
+            asked = [
+                [*p, *helpers[m].asked] if m in helpers else ids for m, p in enumerate(prompts)
+            ]
             evidence = slow_evidence(weighting, members, given, prompts, asked, banned)
             powers = [m.weight * e for m, e in zip(members, evidence, strict=True)]
             weighted = [(p / sum(powers), v) for p, v in zip(powers, given, strict=True)]
@@ -440,9 +442,7 @@ def _fused(
             return _scaled(fused)
         case _:
             positive = [(w, {r: p for r, p in view.items() if p > 0}) for w, view in weighted]
-            return slow_core(
-                positive, primary, order, unit=lambda row: main.unit(row)  # noqa: PLW0108
-            )
+            return slow_core(positive, primary, order, unit=lambda row: main.unit(row))
 
 
 def _scaled(probs: dict[int, float]) -> dict[int, float]:

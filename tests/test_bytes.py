@@ -59,7 +59,11 @@ def test_equal_to_the_slow_twin(
     fusion: str,
     primary: int,
 ) -> None:
-    options: dict[str, Any] = {"weighting": weighting, "fusion": fusion, "primary": primary % number}
+    options: dict[str, Any] = {
+        "weighting": weighting,
+        "fusion": fusion,
+        "primary": primary % number,
+    }
     with make(
         families[:number], weights=WEIGHTS[:number], space="bytes", paths=paths, **options
     ) as ensemble:

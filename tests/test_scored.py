@@ -41,7 +41,11 @@ def test_equal_to_the_slow_twin(
     threshold: float,
 ) -> None:
     """At every step, and only where the primary is unsure; with members sure and unsure."""
-    options: dict[str, Any] = {"weighting": weighting, "fusion": fusion, "primary": primary % number}
+    options: dict[str, Any] = {
+        "weighting": weighting,
+        "fusion": fusion,
+        "primary": primary % number,
+    }
     cascade = {"method": "cascade", "threshold": threshold} if threshold else {}
 
     with make_ensemble(
