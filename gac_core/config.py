@@ -103,9 +103,9 @@ class EnsembleConfig(Checked):
         "one that was registered",
     )
     fusion: str = Field(
-        "mean",
-        description="mean, geometric, unite or core, or one that was registered: how distributions "
-        "become one",
+        "auto",
+        description="how distributions become one: mean, power, geometric, unite or core, or one "
+        "that was registered; auto is power in space scored, else mean",
     )
     weighting: str = Field(
         "fixed",
@@ -193,7 +193,7 @@ class EnsembleConfig(Checked):
         for name, space in _OF_SPACES.items():
             if name in self.changed and self.space != space:
                 raise ValueError(f"{name} needs space {space}; add it, or leave {name} out")
-        if self.fusion not in FUSIONS.builtin:
+        if self.fusion not in ("auto", *FUSIONS.builtin):
             FUSIONS.get(self.fusion)
         if self.weighting == "fixed":
             if "temper" in self.changed:

@@ -113,10 +113,12 @@ FUSIONS: Final = Registry[Callable[..., Any]](  # of `gac_core.fusion.rules.Rule
     "fusion",
     {
         "mean": "gac_core.fusion.rules:mean",
+        "power": "gac_core.fusion.rules:power",
         "geometric": "gac_core.fusion.rules:geometric",
         "unite": "gac_core.fusion.rules:unite",
         "core": "gac_core.fusion.rules:core",
     },
+    ("auto",),
 )
 WEIGHTINGS: Final = Registry[Any](  # subclasses of `gac_core.fusion.weighting.Weighting`
     "weighting",

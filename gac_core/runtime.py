@@ -30,7 +30,13 @@ from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.union import UnionVocabulary
 from gac_core.tokens.vocabulary import Vocabulary, are_same_text
 
-_BEST_SPACES: Final[tuple[SpaceName, ...]] = ("scored", "bytes", "tokens")  # for `auto`
+# What `auto` means; docs/evaluation.md has the measurements.
+_BEST_SPACES: Final[tuple[SpaceName, ...]] = ("scored", "bytes", "tokens")
+_BEST_FUSIONS: Final[dict[SpaceName, str]] = {
+    "tokens": "mean",
+    "scored": "power",
+    "bytes": "mean",
+}
 
 
 class Runtime:
@@ -79,7 +85,7 @@ class Runtime:
             space,
             units or UnionVocabulary([primary.tokenizer.vocabulary], 0, primary.scorer.device),
             config,
-            FUSIONS.get(config.fusion),
+            FUSIONS.get(_BEST_FUSIONS[space] if config.fusion == "auto" else config.fusion),
             WEIGHTINGS.get(config.weighting),
             None if spec.resource is None else spec.resource(config.options, primary),
         )

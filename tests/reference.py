@@ -550,6 +550,11 @@ def slow_fused_bytes(
     match fusion:
         case "mean":
             return slow_mean(weighted)
+        case "power":
+            units = {u for _, view in weighted for u in view}
+            powers = {u: sum(w * v.get(u, 0.0) ** 0.25 for w, v in weighted) ** 4 for u in units}
+            total = sum(powers.values())
+            return {u: p / total for u, p in powers.items()}
         case "core":
             return slow_core(
                 [(w, {u: p for u, p in view.items() if p > 0}) for w, view in weighted],

@@ -14,14 +14,12 @@ from tests.reference import (
     END,
     SlowMember,
     SlowStep,
-    Weighted,
     banned_bytes,
     choose,
     slow_asked,
     slow_core,
     slow_encodings,
     slow_evidence,
-    slow_mean,
 )
 
 _MOST_PATHS, _NEGLIGIBLE = 4, 0.05
@@ -430,6 +428,9 @@ def _fused(
                 if any(v.get(row, 0.0) > 0 for _, v in weighted)
             }
             return _scaled(products)
+        case "power":
+            powers = {r: sum(w * v.get(r, 0.0) ** 0.25 for w, v in weighted) ** 4 for r in rows}
+            return _scaled(powers)
         case "unite":
             best = {
                 row
@@ -444,12 +445,7 @@ def _fused(
             return _scaled(fused)
         case _:
             positive = [(w, {r: p for r, p in view.items() if p > 0}) for w, view in weighted]
-            return slow_core(
-                positive,
-                primary,
-                order,
-                unit=lambda row: main.unit(row),  # noqa: PLW0108
-            )
+            return slow_core(positive, primary, order, unit=main.unit)
 
 
 def _scaled(probs: dict[int, float]) -> dict[int, float]:

@@ -45,7 +45,7 @@ CHAT = [{"role": "user", "content": "Hello"}]
     st.sampled_from([0.7, 1.0]),
     st.sampled_from(["Hello", "The capital of", "a = 12\n\t", CHAT]),
     st.sampled_from(["fixed", "entropy", "prompt", "posterior"]),
-    st.sampled_from(["mean", "geometric", "unite", "core"]),
+    st.sampled_from(["mean", "power", "geometric", "unite", "core"]),
     st.sampled_from([0, -1]),
 )
 def test_equal_to_the_slow_twin(
@@ -86,7 +86,7 @@ def test_equal_to_the_slow_twin(
     st.sampled_from(list(itertools.permutations(FAMILIES, 2))),
     st.sampled_from(["top", 4]),
     st.sampled_from([None, 3]),
-    st.sampled_from(["mean", "geometric", "unite", "core"]),
+    st.sampled_from(["mean", "power", "geometric", "unite", "core"]),
     st.sampled_from([["yes", "no", "perhaps not"], ["a\n\tb", "a\n  b", "aé🙂"], ["12345", "1.5"]]),
 )
 def test_equal_to_the_slow_twin_with_a_grammar(

@@ -144,10 +144,12 @@ BY_BYTES = [
     {"method": "co_llm", "gate": random_gate(), "space": "bytes"},
     {"method": "cascade", "threshold": 0.8, "space": "scored"},
     {"method": "cascade", "threshold": 0.8, "space": "bytes", "paths": 4},
-    {"method": "every_step", "space": "auto", "fusion": "mean"},
-    {"method": "every_step", "space": "bytes", "fusion": "geometric"},
-    *({"space": "scored", "fusion": fusion} for fusion in ("geometric", "unite", "core")),
-    *({"space": "bytes", "fusion": fusion} for fusion in ("unite", "core")),
+    {"method": "every_step", "space": "auto"},
+    *(
+        {"method": "every_step", "space": space, "fusion": fusion}
+        for space in ("scored", "bytes")
+        for fusion in ("mean", "power", "geometric", "unite", "core")
+    ),
 ]
 
 

@@ -23,7 +23,7 @@ CHAT = [{"role": "user", "content": "Hello"}]
     st.sampled_from([0.7, 1.0]),
     st.sampled_from(["Hello", "The capital of", "a = 12\n\t", CHAT]),
     st.sampled_from(["fixed", "entropy", "prompt", "posterior"]),
-    st.sampled_from(["mean", "geometric", "unite", "core"]),
+    st.sampled_from(["mean", "power", "geometric", "unite", "core"]),
     st.sampled_from([0, -1]),
     st.sampled_from([0.25, 1.0]),
     st.sampled_from([0.0, 0.2]),

@@ -158,6 +158,19 @@ class Answer:
             )
         return space.from_units(self.leading_space.allow(self.constraint.allowed(), space))
 
+    @property
+    def is_held_to_bytes(self) -> bool:
+        """Whether the answer is held to a grammar over bytes."""
+        return self.constraint is not None and self.constraint.units is BYTES
+
+    def legal(self, probs: torch.Tensor, space: Space) -> torch.Tensor:
+        """See `Request.legal`."""
+        if self.constraint is None:
+            return probs
+        constrained = probs * self.allowed(space)
+        mass = constrained.sum()
+        return constrained / mass if mass > 0 else constrained
+
     def choose(
         self,
         probs: torch.Tensor,

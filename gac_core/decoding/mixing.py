@@ -1,7 +1,8 @@
 """From the members' logits to one distribution: reading, projecting, weighting and fusing."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -40,28 +41,45 @@ class Mixer:
 
     Args:
         shared: the state that all requests of the ensemble share.
-        weighting: of this request.
         answer: of this request.
 
     Attributes:
         shared: the state that all requests of the ensemble share.
-        weighting: of this request.
         answer: of this request.
+        weighting: how much each member counts, for this request.
         hidden: the last hidden state that the primary was asked for, (hidden_size,); or None.
 
     """
 
-    def __init__(self, shared: SharedState, weighting: Weighting, answer: Answer) -> None:
+    def __init__(self, shared: SharedState, answer: Answer) -> None:
         self.shared = shared
-        self.weighting = weighting
         self.answer = answer
+        weighting = shared.weighting if len(shared.members) > 1 else Fixed
+        self.weighting: Weighting = weighting(shared.weights.clone(), shared.config.temper)
         self.hidden: torch.Tensor | None = None
 
-    def of(self, weighting: Weighting, answer: Answer) -> Self:
-        """A mixer for a fork of the request."""
-        return type(self)(self.shared, weighting, answer)
+    def fork(self, answer: Answer) -> Self:
+        """A mixer for a fork of the request, whose weights go their own way.
+
+        Args:
+            answer: of the fork.
+
+        """
+        other = copy(self)
+        other.answer, other.weighting = answer, self.weighting.copy()
+        return other
 
     # ------------------------------------------------ asking and reading
+
+    def start(self) -> Generator[Ask, Answers, None]:
+        """See `Request.prepare`."""
+        asks = self.weighting.start([history.ids for history in self.answer.histories])
+        if not isinstance(asks, Generator):
+            raise MethodError(
+                f"`start` of weighting {self.shared.config.weighting} must be a generator "
+                "function; let it end with `yield from ()` if it asks nothing"
+            )
+        yield from asks
 
     def ask(self, members: Sequence[int] = (), *, hidden: bool = False) -> Ask:
         """See `Request.ask`."""
@@ -182,7 +200,7 @@ class Mixer:
         return weights if abs(total - 1) < _SUM_ERROR else weights / total
 
     def fuse(self, views: Mapping[int, torch.Tensor], rule: Rule | None) -> Fused:
-        """See `Request.fuse_views`."""
+        """As `Request.fuse`, of distributions that are over the space already, (size,) each."""
         shared, answer = self.shared, self.answer
         members = tuple(sorted(views))
         primary = shared.config.primary

@@ -8,78 +8,23 @@ https://arxiv.org/abs/2506.14123). Only the most probable paths are kept.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gac_core.decoding.path import Floats, Leaf, Path, rank, share
 from gac_core.members.base import Query
 from gac_core.tokens.history import History, common_prefix
 from gac_core.tokens.spaces import BYTES
 from gac_core.tokens.tokenizer import ByteTokenizer
 
-Floats = NDArray[np.float64]
-
 _END: Final = BYTES.end_row  # 256; the rows before it are the bytes
 LIKELY: Final = 1e-3  # probability; what is less likely is not looked at one by one
 _MOST_LEAVES: Final = 100
 _MOST_BACK: Final = 6  # tokens at the end of a text that one longer token may begin with
-
-
-@dataclass(eq=False)
-class Path:
-    """One way in which tokens cover the text.
-
-    Attributes:
-        ids: of the prompt and of the tokens that are complete.
-        mass: its share of all paths of the member.
-        pending: bytes of the text with which the unfinished next token begins.
-        ahead: bytes beyond the text that the complete tokens cover; none if some are pending.
-        rows: the member's distribution after `ids` over its own rows, (vocab_size,); None before
-            the path's forward pass.
-        low: index of the first of the sorted tokens that begin with `pending` and are longer.
-        high: index after the last of them.
-        without: of these, the ids of tokens that are paths of their own.
-        scale: by which the probabilities of the tokens that are left are multiplied; with `end`
-            they sum to 1.
-        end: the probability of END; 0 within a token.
-
-    """
-
-    ids: Sequence[int]
-    mass: float = 1.0
-    pending: bytes = b""
-    ahead: bytes = b""
-    rows: Floats | None = None
-    low: int = 0
-    high: int = 0
-    without: tuple[int, ...] = ()
-    scale: float = 1.0
-    end: float = 0.0
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A way in which a member's text may go on.
-
-    Attributes:
-        text: the bytes that come next, up to the end of a token.
-        mass: its probability.
-        is_end: whether the answer ends after these bytes.
-        may_end: whether it may begin the next turn, so that the answer ends before it.
-        path: the path that goes on so.
-        token: the id that does; None for an end.
-
-    """
-
-    text: bytes
-    mass: float
-    is_end: bool
-    may_end: bool
-    path: Path
-    token: int | None = None
 
 
 class Paths:
@@ -279,8 +224,8 @@ class Paths:
         rest = replace(path, without=(*path.without, token))
         others = [other for other in self._paths if other is not path]
         # None is dropped, however many there are: those that were asked cost nothing more.
-        self._paths = [grown, *_share(rest, 1.0 - leaf.mass / path.mass), *others]
-        self._paths.sort(key=_rank)
+        self._paths = [grown, *share(rest, 1.0 - leaf.mass / path.mass), *others]
+        self._paths.sort(key=rank)
         self._leaves = None
 
     # ------------------------------------------------ going on
@@ -368,7 +313,7 @@ class Paths:
 
     def _shared(self, path: Path) -> Iterator[Path]:
         """The part of a path that these tokens have of it, if they have any mass."""
-        return _share(path, float(self._probs(path, path.low, path.high).sum()) + path.end)
+        return share(path, float(self._probs(path, path.low, path.high).sum()) + path.end)
 
     def _keep(self, paths: Iterable[Path]) -> None:
         """Keep the most probable of these paths, the best first."""
@@ -377,7 +322,7 @@ class Paths:
         if not alive:
             self.restart()
             return
-        alive.sort(key=_rank)
+        alive.sort(key=rank)
         least = alive[0].mass * self._least
         self._paths = [path for path in alive[: self._most] if path.mass >= least]
         self._leaves = None
@@ -457,14 +402,3 @@ class Paths:
         if self._restarts:  # the member holds its own encoding for impossible
             self._restarts = False
             self._paths = [replace(whole, mass=1.0)]
-
-
-def _rank(path: Path) -> tuple[float, int, Sequence[int]]:
-    """What paths are sorted by, the best first."""
-    return -path.mass, len(path.pending), path.ids
-
-
-def _share(path: Path, part: float) -> Iterator[Path]:
-    """The path when only a part of its mass is left, if any is."""
-    if part > 0:
-        yield replace(path, mass=path.mass * part, scale=path.scale / part, end=path.end / part)

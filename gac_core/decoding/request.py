@@ -16,14 +16,13 @@ from gac_core.decoding.readers import READERS
 from gac_core.decoding.shared_state import SharedState
 from gac_core.errors import MethodError
 from gac_core.fusion.rules import Rule
-from gac_core.fusion.weighting import Fixed
 from gac_core.grammar.constraint import Constraint
 from gac_core.members.base import Answers, Ask
 from gac_core.method_specs import SpaceName
 from gac_core.outputs import Step
 from gac_core.sampling_params import SamplingParams
 from gac_core.tokens.history import History
-from gac_core.tokens.spaces import BYTES, Space
+from gac_core.tokens.spaces import Space
 
 
 class Request:
@@ -74,9 +73,7 @@ class Request:
         self.is_chat = is_chat
         self.finished = False
         self.answer = Answer(shared, prompts, sampling, is_chat=is_chat, constraint=constraint)
-        weighting = shared.weighting if len(self.members) > 1 else Fixed
-        self._weighting = weighting(shared.weights.clone(), self.config.temper)
-        self.mixer = Mixer(shared, self._weighting, self.answer)
+        self.mixer = Mixer(shared, self.answer)
         self._shared = shared
         self._reader = READERS[shared.space](self.mixer, is_chat=is_chat)
 
@@ -106,12 +103,7 @@ class Request:
         return self._shared.space
 
     def rows_of(self, member: int) -> Space:
-        """The space in which a member drafts: the union; its own rows where members meet by bytes.
-
-        Args:
-            member: its index.
-
-        """
+        """The space in which a member drafts, by its index."""
         return self.union if self.space == "tokens" else self._shared.own_rows(member)
 
     def fork(self, *, free: bool = False) -> Self:
@@ -123,8 +115,7 @@ class Request:
         """
         other = copy(self)
         other.answer = self.answer.fork(free=free)
-        other._weighting = self._weighting.copy()
-        other.mixer = self.mixer.of(other._weighting, other.answer)
+        other.mixer = self.mixer.fork(other.answer)
         other._reader = self._reader.fork(other.mixer)
         return other
 
@@ -132,27 +123,20 @@ class Request:
 
     def prepare(self) -> Generator[Ask, Answers, None]:
         """Ask what the weighting has to know before the first step; called by the driver."""
-        asks = self._weighting.start([history.ids for history in self.histories])
-        if not isinstance(asks, Generator):
-            raise MethodError(
-                f"`start` of weighting {self.config.weighting} must be a generator function; let "
-                "it end with `yield from ()` if it asks nothing"
-            )
-        yield from asks
+        yield from self.mixer.start()
 
     def look(
         self, *members: int, hidden: bool = False
     ) -> Generator[Ask, Answers, dict[int, torch.Tensor]]:
-        """Ask members for the next step and read their answers; in any space.
+        """Ask what members hold likely to come next; in any space.
 
         Args:
             members: their indices; all without any.
             hidden: whether the primary's last hidden state is wanted, too; see `hidden`.
 
         Returns:
-            What each of them holds likely, by member index: the primary over its own rows,
-            (vocab_size,) of mass 1; others over theirs in the space of tokens, over the primary's
-            in that of scored tokens, over `BYTES` in that of bytes.
+            By member index, of mass 1: the primary over its own rows, (vocab_size,); others over
+            theirs in space tokens, over the primary's in space scored, over `BYTES` in space bytes.
 
         Raises:
             NonFiniteLogitsError: some logits are NaN, infinite or all masked.
@@ -206,10 +190,6 @@ class Request:
         """
         return self._reader.fuse(looks, rule)
 
-    def fuse_views(self, views: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
-        """As `fuse`, for distributions that are over the union already, (size,) each."""
-        return self.mixer.fuse(views, rule)
-
     def legal(self, probs: torch.Tensor, space: Space | None = None) -> torch.Tensor:
         """A distribution given what the grammar allows next; unchanged without a grammar.
 
@@ -222,12 +202,9 @@ class Request:
             (size,) of mass 1; all 0 if nothing that the grammar allows has any probability.
 
         """
-        constraint = self.answer.constraint
-        if constraint is None or (space is None and constraint.units is BYTES):
+        if space is None and self.answer.is_held_to_bytes:
             return probs
-        constrained = probs * self.answer.allowed(space or self.primary_rows)
-        mass = constrained.sum()
-        return constrained / mass if mass > 0 else constrained
+        return self.answer.legal(probs, space or self.primary_rows)
 
     # ------------------------------------------------ emitting
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gac_core.decoding.paths import LIKELY, Floats, Leaf, Paths
+from gac_core.decoding.path import Floats, Leaf
+from gac_core.decoding.paths import LIKELY, Paths
 from gac_core.tokens.sorted_tokens import SortedTokens
 from gac_core.tokens.vocabulary import Vocabulary
 

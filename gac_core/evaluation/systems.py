@@ -165,7 +165,7 @@ def _system(config: EnsembleConfig, name: str, options: EvalOptions) -> System:
         case "every_step":
             config = config.with_method("every_step", history="reencode")
         case "every_step_append":
-            config = config.with_method("every_step", history="append")
+            config = config.with_method("every_step", space="tokens", history="append")
         case _ if name in CONTROLS:
             return System(name, "control", config.with_method("every_step"))
         case _:

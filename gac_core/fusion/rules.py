@@ -13,6 +13,7 @@ import torch
 from gac_core.tokens.union import UnionVocabulary
 
 _UNITE_TOP: Final = 10  # units of each member that UniTE fuses
+_POWER: Final = 0.25  # chosen by measurement: docs/evaluation.md
 _CORE_BETA: Final = 2.0  # how fast a unit counts less with its distance from the mean, in CoRE
 
 
@@ -59,6 +60,19 @@ def geometric(views: Views) -> torch.Tensor:
     logs = _with_first_pieces(views).clamp_min(torch.finfo(views.probs.dtype).tiny).log()
     is_impossible = (views.probs <= 0).all(0)
     return (views.weights @ logs).masked_fill(is_impossible, -torch.inf).softmax(-1)
+
+
+def power(views: Views) -> torch.Tensor:
+    """The weighted power mean with exponent 1/4, normalised: between `mean` and `geometric`.
+
+    A unit that one member holds nearly impossible can hardly win, as in a product, but no single
+    member can veto it. A unit that a member lacks counts as in `geometric`.
+    """
+    probs = _with_first_pieces(views)
+    fused = (views.weights @ probs**_POWER) ** (1 / _POWER)
+    fused = fused.masked_fill((views.probs <= 0).all(0), 0.0)
+    total = fused.sum()
+    return fused / total if total > 0 else views.weights @ views.probs
 
 
 def _with_first_pieces(views: Views) -> torch.Tensor:

@@ -232,7 +232,7 @@ def _fuse(request: "Request", drafted: _Drafted, views: Mapping[int, _Verified])
         return fused
     match request.options.sharpen:
         case "geometric":
-            return request.fuse_views(fused.views, geometric)
+            return request.mixer.fuse(fused.views, geometric)
         case "prefix":
             likely = (fused.views[request.primary] > _LIKELY).nonzero().flatten().tolist()
             return replace(fused, probs=gather_longer(fused.probs, likely, request.union))

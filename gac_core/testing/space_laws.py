@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gac_core.chat.prompt import Prompt
-from gac_core.sampling_params import SamplingParams
 from gac_core.ensemble import Ensemble
+from gac_core.sampling_params import SamplingParams
 from gac_core.testing.models import make_ensemble
 from gac_core.testing.writers import Writer, cutting_tokenizer
 
