@@ -164,8 +164,7 @@ class Paths:
         if not self._is_whole(path):
             probs = self._probs(path, path.low, path.high)
             return np.bincount(self._next_of(path), probs, _END).astype(np.float64)
-        begun = np.bincount(self._tokens.first_bytes, path.rows, _END).astype(np.float64)
-        begun[0] -= path.end / path.scale  # an end has no first byte
+        begun = np.bincount(self._tokens.first_bytes, path.rows, _END + 1)[:_END]
         for token in path.without:
             begun[self._tokens.first_bytes[token]] -= path.rows[token]
         return begun.clip(0.0) * path.scale

@@ -18,7 +18,7 @@ class SortedTokens:
         tokens: their bytes.
         ids: their ids, (tokens,).
         ends: ids of the end tokens.
-        first_bytes: the first byte of each id, 0 where an id is no text, (vocab_size,).
+        first_bytes: the first byte of each id, 256 where an id is no text, (vocab_size,).
         ids_by_bytes: the id that is written, of several tokens with the same bytes.
         token_bytes: the bytes of each id.
 
@@ -28,8 +28,8 @@ class SortedTokens:
         ids = sorted(vocabulary.text_ids, key=vocabulary.token_bytes.__getitem__)
         self.ids = np.array(ids)
         self.ends = sorted(vocabulary.end_ids)
-        first = [data[0] if data else 0 for data in vocabulary.token_bytes]
-        self.first_bytes = np.array(first, np.uint8)
+        first = [data[0] if data else 256 for data in vocabulary.token_bytes]
+        self.first_bytes = np.array(first, np.uint16)
         self.ids_by_bytes = vocabulary.ids_by_bytes
         self.token_bytes = vocabulary.token_bytes
         self.tokens = [vocabulary.token_bytes[i] for i in ids]
