@@ -184,7 +184,8 @@ class Posterior(Weighting):
 
     def weigh(self, members: Sequence[int], probs: torch.Tensor) -> torch.Tensor:
         """See `by_evidence`."""
-        logs = torch.tensor([self._texts[m].total for m in members]).to(probs)
+        totals = [self._texts[m].total for m in members]
+        logs = torch.tensor(totals, dtype=torch.float64).to(probs)
         return by_evidence(self.shares(members, probs), logs, self.temper)
 
     def copy(self) -> Self:
