@@ -14,12 +14,14 @@ from tests.reference import (
     END,
     SlowMember,
     SlowStep,
+    Weighted,
     banned_bytes,
     choose,
     slow_asked,
     slow_core,
     slow_encodings,
     slow_evidence,
+    slow_mean,
 )
 
 _MOST_PATHS, _NEGLIGIBLE = 4, 0.05
@@ -442,7 +444,12 @@ def _fused(
             return _scaled(fused)
         case _:
             positive = [(w, {r: p for r, p in view.items() if p > 0}) for w, view in weighted]
-            return slow_core(positive, primary, order, unit=lambda row: main.unit(row))
+            return slow_core(
+                positive,
+                primary,
+                order,
+                unit=lambda row: main.unit(row),  # noqa: PLW0108
+            )
 
 
 def _scaled(probs: dict[int, float]) -> dict[int, float]:

@@ -109,7 +109,7 @@ ABC = Piece("Hello", "abc")
 
 
 def test_a_mean_is_the_mean_by_hand() -> None:
-    with two_scripts(A, B, weights=[3, 1]) as ensemble:
+    with two_scripts(A, B, weights=[3, 1], space="tokens") as ensemble:
         (steps,) = predict(ensemble, [ABC])
     assert [step.unit for step in steps] == [b"a", b"b", b"c"]  # without the end
     by_hand = [0.75 * 0.6 + 0.25 * 0.1, 0.75 * 0.5 + 0.25 * 0.2, 0.75 * 0.25 + 0.25 * 0.5]
@@ -119,7 +119,7 @@ def test_a_mean_is_the_mean_by_hand() -> None:
 
 
 def test_over_bytes_it_is_the_mean_of_bytes_by_hand() -> None:
-    with two_scripts(A, B, method="chared", paths=8) as ensemble:
+    with two_scripts(A, B, space="bytes", paths=8) as ensemble:
         (steps,) = predict(ensemble, [Piece("Hello", "a")])
     (step,) = steps
     assert step.unit == b"a"
@@ -156,7 +156,7 @@ def test_what_is_held_to_be_impossible_is_infinite() -> None:
     st.lists(st.sampled_from(FAMILIES), min_size=2, max_size=3, unique=True),
     st.sampled_from(
         [
-            {"history": "append"},
+            {"space": "tokens", "history": "append"},
             {"draft": "ngrams"},
             {"draft": 1},
             {"weighting": "posterior"},

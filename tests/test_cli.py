@@ -89,7 +89,7 @@ def test_explain_shows_every_members_view(
         (["run", "--raw", "--system", "x", "Hello"], 2, "--system needs a chat prompt"),
         (["run", "--device", "cuda:7", "Hello"], 2, "name models with --model"),
         (["run", "--threshold", "0.5", "Hello"], 2, "threshold needs method cascade"),
-        (["run", "--set", "paths=4", "Hello"], 2, "paths needs method chared, not every_step"),
+        (["run", "--set", "paths=4", "Hello"], 2, "paths needs space bytes"),
         (["run", "--set", "paths", "Hello"], 2, "--set takes NAME=VALUE, not 'paths'"),
         (["run", "--set", "magic=1", "Hello"], 2, "magic: unknown option"),
         (["run", "--set", "draft=[", "Hello"], 2, "is no value as YAML has it"),

@@ -112,10 +112,10 @@ def test_a_gate_is_relative_to_its_file(tmp_path: Path, gate: str) -> None:
     [
         ({"method": "unite", "fusion": "core"}, "method unite is fusion unite; drop one of them"),
         ({"method": "mod", "weighting": "entropy"}, "method mod is weighting fixed"),
-        ({"paths": 4}, "paths needs method chared, not every_step"),
+        ({"paths": 4}, "paths needs space bytes"),
         ({"method": "twist", "fusion": "core"}, "fusion means nothing to method twist"),
         ({"temper": 0.5}, "temper needs weighting prompt, posterior or entropy"),
-        ({"method": "chared", "weighting": "posterior"}, "fixed, prompt or entropy"),
+        ({"method": "safe", "weighting": "posterior"}, "fixed, prompt or entropy"),
         ({"method": "co_llm"}, "needs gate, a file that `gac fit-gate` writes"),
         ({"fusion": "magic"}, "no fusion 'magic'; there are mean, geometric, unite, core"),
     ],
@@ -142,8 +142,8 @@ def test_null_is_the_default_of_an_option_of_a_method(method: str) -> None:
 def test_options_of_a_method_can_be_read_as_attributes() -> None:
     config = EnsembleConfig(members=TWO, method="safe", block=3)
     assert getattr(config, "block") == config.model_dump()["block"] == 3  # noqa: B009
-    with pytest.raises(AttributeError, match="paths"):
-        getattr(config, "paths")  # noqa: B009
+    with pytest.raises(AttributeError, match="gate"):
+        getattr(config, "gate")  # noqa: B009
     for copied in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), config.model_copy()):
         assert copied == config
 
@@ -166,7 +166,7 @@ def test_options_of_other_methods_that_change_nothing_are_left_out(options: dict
 
 def test_another_method_can_be_named_beside_what_was_dumped() -> None:
     cascade = EnsembleConfig.of({"members": TWO, "method": "cascade"})
-    for method in ("every_step", "safe", "chared"):
+    for method in ("every_step", "safe"):
         other = EnsembleConfig.of({**cascade.model_dump(), "method": method})
         assert other == EnsembleConfig.of({"members": TWO, "method": method})
     own = EnsembleConfig.of({"members": TWO, "method": "safe", "block": 3})

@@ -24,7 +24,7 @@ FAMILIES: list[tuple[str, ...]] = [
 ]
 METHODS: list[dict[str, Any]] = [
     {"method": "every_step"},
-    {"method": "every_step", "history": "append"},
+    {"method": "every_step", "space": "tokens", "history": "append"},
     {"method": "cascade", "threshold": 0.4},
     {"method": "posterior", "temper": 0.5},
     {"method": "unite"},

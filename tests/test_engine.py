@@ -327,7 +327,7 @@ def test_a_member_whose_context_fills_up_ends_the_answer() -> None:
     """Units that cost a member several tokens can fill its context before the others'."""
     small, tokenizer = tiny_model("legacy", 1, context=24), tokenizer_of("legacy")
     with Ensemble.from_models(
-        [pair("chatml"), (small, tokenizer)], history="append", weights=[9, 1]
+        [pair("chatml"), (small, tokenizer)], space="tokens", history="append", weights=[9, 1]
     ) as ensemble:
         output = ensemble.generate("Hello", max_new_tokens=20)
         assert output.finish_reason == "length"

@@ -25,7 +25,7 @@ def test_reencoding_gives_members_the_tokens_they_would_write() -> None:
 
 def test_units_of_several_tokens_keep_the_cache() -> None:
     """A unit that one member must spell in pieces does not make it read everything again."""
-    with make(["byte_level", "legacy"], [0, 1], history="append") as ensemble:
+    with make(["byte_level", "legacy"], [0, 1], space="tokens", history="append") as ensemble:
         output = ensemble.generate("Hello world, how are you today?", max_new_tokens=20)
         for member, usage in zip(ensemble.members, output.usage.members, strict=True):
             read = usage.prompt_tokens + usage.completion_tokens

@@ -123,9 +123,19 @@ def test_laws_3_and_6_real(families: tuple[str, ...], method: dict[str, Any]) ->
             assert_same(output, naively(ensemble, prompt, **sampling)[0])
 
 
-@matrix(history=("append", "reencode"), families=TRIPLES + PAIRS, prompt=("Hello", CHAT))
-def test_law_7(families: tuple[str, ...], history: str, prompt: Any) -> None:
-    laws.law_7_thresholds(families, history, prompt)
+@matrix(
+    options=(
+        {"space": "tokens", "history": "append"},
+        {"space": "tokens", "history": "reencode"},
+        {"space": "scored"},
+        {"space": "bytes"},
+        {"space": "bytes", "paths": 4},
+    ),
+    families=TRIPLES + PAIRS,
+    prompt=("Hello", CHAT),
+)
+def test_law_7(families: tuple[str, ...], options: dict[str, Any], prompt: Any) -> None:
+    laws.law_7_thresholds(families, options, prompt)
 
 
 BY_BYTES = [

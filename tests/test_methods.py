@@ -70,7 +70,7 @@ def test_the_gate_asks_helpers_only_where_the_primary_is_unsure() -> None:
     second = [{",": 1.0}, {".": 1.0}, {"<|im_end|>": 1.0}]
     a, b = scripted("byte_level", 1, first), scripted("chatml", 1, second)
     with Ensemble.from_models(
-        [a, b], names=["a", "b"], method="cascade", threshold=0.7, history="append"
+        [a, b], names=["a", "b"], method="cascade", threshold=0.7, space="tokens", history="append"
     ) as ensemble:
         b[0].calls.clear()
         output = ensemble.generate("Hello", max_new_tokens=5)
@@ -96,7 +96,7 @@ class TestOpeningSpace:
             with make([family]) as probe:
                 length = len(probe.prompt_ids(self.CHAT)[0])
             members.append(scripted(family, length, [probs, {end: 1.0}]))
-        return Ensemble.from_models(members, names=["spaced", "plain"])
+        return Ensemble.from_models(members, names=["spaced", "plain"], space="tokens")
 
     @pytest.mark.parametrize(
         ("first", "second"),

@@ -24,7 +24,7 @@ def test_the_public_names() -> None:
         *("Outcome", "Output", "PromptError", "RewritesTextError", "SamplingParams", "Step"),
         *("Stream", "Usage", "VocabularyError"),
         *("Ask", "Fused", "Query", "Request", "Scored", "Scorer", "Views", "Weighting"),
-        *("BYTES", "NextBytes", "RelativePath", "ScorerStats", "Space"),
+        *("BYTES", "RelativePath", "ScorerStats", "Space"),
         *("MethodOptions", "MethodSpec"),
         "load_members",
         *("register_fusion", "register_method", "register_weighting"),

@@ -1,6 +1,7 @@
 """What a stranger would write, each in one place and from the public names, held to the laws."""
 
 import asyncio
+import math
 from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,14 +20,15 @@ from gac_core import (
     MemberError,
     MethodError,
     MethodOptions,
-    NextBytes,
     Query,
     RelativePath,
     Request,
     Scored,
     Scorer,
     ScorerStats,
+    Views,
     Weighting,
+    register_fusion,
     register_method,
     register_weighting,
 )
@@ -135,9 +137,8 @@ def test_what_is_no_weighting_is_told_so() -> None:
 
 def test_a_weighting_is_refused_where_it_would_see_nothing() -> None:
     register_weighting("agreeing", Agreeing)
-    for method in ("safe", "chared"):
-        with pytest.raises(ConfigError, match=f"method {method} takes weighting fixed, prompt or"):
-            make_ensemble(["chatml", "legacy"], method=method, weighting="agreeing")
+    with pytest.raises(ConfigError, match="method safe takes weighting fixed, prompt or"):
+        make_ensemble(["chatml", "legacy"], method="safe", weighting="agreeing")
 
 
 @pytest.mark.parametrize("weighting", ["posterior", "agreeing"])
@@ -159,7 +160,7 @@ def test_what_a_fork_reads_moves_no_weights_of_its_parent(weighting: str) -> Non
     register_method("looks_ahead", looks_ahead)
     with (
         make_ensemble(["chatml", "legacy"], method="looks_ahead", weighting=weighting) as ahead,
-        make_ensemble(["chatml", "legacy"], weighting=weighting) as plain,
+        make_ensemble(["chatml", "legacy"], space="tokens", weighting=weighting) as plain,
     ):
         for sampling in ({}, {"temperature": 1.0, "seed": 2}):
             options: dict[str, Any] = {"max_new_tokens": 20, **sampling}
@@ -241,7 +242,9 @@ def test_an_option_must_not_shadow_the_ensembles() -> None:
         ({"options": dict}, "options must be a subclass of MethodOptions"),
         ({"ignores": "draft"}, "ignores must name some of .*, not 'draft'"),
         ({"ignores": ("fusions",)}, "ignores must name some of"),
-        ({"space": "byte"}, "space must be tokens or bytes, not 'byte'"),
+        ({"spaces": ("byte",)}, r"spaces must be some of .*'bytes'.*, not \('byte',\)"),
+        ({"spaces": "bytes"}, "spaces must be some of .*, not 'bytes'"),
+        ({"spaces": ()}, "spaces must name at least one"),
     ],
 )
 def test_a_wrong_spec_is_refused_where_it_is_made(about: dict[str, Any], problem: str) -> None:
@@ -277,42 +280,77 @@ def test_null_is_a_value_where_the_type_has_it() -> None:
 # ---------------------------------------------------------------- a method by bytes
 
 
-def boldest_bytes(request: Request) -> Any:
+def boldest(views: Views) -> torch.Tensor:
     """The member that is surest of the next byte decides it."""
-    next_bytes = NextBytes(request)
+    return views.probs[views.probs.amax(-1).argmax()]
+
+
+def by_bytes(request: Request) -> Any:
+    """All members write, and the boldest decides."""
     while not request.finished:
-        views = yield from next_bytes.read()
-        step = request.emit(max(views.values(), key=lambda view: float(view.max())), BYTES, views)
-        yield step
-        next_bytes.advance(step.unit)
+        looks = yield from request.look()
+        yield from request.write(looks, boldest)
 
 
 @pytest.mark.slow
 def test_a_method_by_bytes() -> None:
-    register_method(
-        "boldest_bytes",
-        boldest_bytes,
-        space="bytes",
-        scores_text=False,
-        ignores=("fusion", "weighting", "history", "draft"),
-    )
-    check_method("boldest_bytes")
+    register_method("boldest_bytes", by_bytes, spaces=("bytes",), ignores=("fusion", "weighting"))
+    check_method("boldest_bytes", space="bytes")
     a = scripted("byte_level", 1, [{"Hello": 0.6, ".": 0.4}, {"<|endoftext|>": 1.0}])
     letters = [{"H": 0.9, "a": 0.1}, *({piece: 1.0} for piece in ("e", "l", "l", "o"))]
     b = scripted("chatml", 1, [*letters, {"<|im_end|>": 1.0}])
     with Ensemble.from_models([a, b], names=["a", "b"], method="boldest_bytes") as ensemble:
         output = ensemble.generate("Hello", max_new_tokens=9)
     assert (output.text, output.finish_reason) == ("Hello", "stop")
-    assert [step.unit for step in output.steps] == [b"H", b"e", b"l", b"l", b"o", b""]
+    assert [step.unit for step in output.steps] == [b"Hello", b""]
     assert output.steps[0].members[0].prob == pytest.approx(0.6, abs=1e-4)
 
 
+def test_a_rule_of_ones_own_is_one_in_every_space() -> None:
+    register_fusion("boldest", boldest)
+    for space in ("tokens", "scored", "bytes"):
+        with make_ensemble(["chatml", "legacy"], fusion="boldest", space=space) as ensemble:
+            for step in ensemble.generate("Hello", max_new_tokens=6).steps:
+                assert (
+                    any(
+                        math.isclose(math.exp(step.logprob), view.prob, rel_tol=1e-6)
+                        for view in step.members
+                    )
+                    or len(step.unit) > 1
+                )
+
+
+def test_helpers_can_write_without_the_primary() -> None:
+    """In all spaces, and for as long as a token is in that of bytes."""
+
+    def helpers_alone(request: Request) -> Any:
+        while not request.finished:
+            yield from request.look()
+            looks = yield from request.look(*request.others)
+            yield from request.write(looks)
+
+    register_method("helpers_alone", helpers_alone, spaces=("tokens", "scored", "bytes"))
+    for space in ("tokens", "scored", "bytes"):
+        families = ["chatml", "legacy", "neox"]
+        with make_ensemble(families, method="helpers_alone", space=space) as ensemble:
+            output = ensemble.generate("Hello", max_new_tokens=12)
+            assert_same(output, naively(ensemble, "Hello", max_new_tokens=12)[0])
+        assert output.usage.steps == 12 or output.finish_reason == "stop"
+        assert max(len(step.unit) for step in output.steps) < 20
+
+
 def test_a_method_that_emits_in_other_units_than_its_grammar_is_told_so() -> None:
-    register_method("boldest_bytes", boldest_bytes, scores_text=False)  # space is forgotten
+    def emits_bytes(request: Request) -> Any:
+        while not request.finished:
+            yield from request.look()
+            probs = torch.ones(BYTES.size, dtype=torch.float64) / BYTES.size
+            yield request.emit(probs, BYTES, {})
+
+    register_method("emits_bytes", emits_bytes)  # spaces is forgotten
     grammar = Grammar.choice(["yes", "no"])
-    with make_ensemble(["chatml", "legacy"], method="boldest_bytes") as ensemble:
+    with make_ensemble(["chatml", "legacy"], method="emits_bytes") as ensemble:
         assert ensemble.generate("Hello", max_new_tokens=3).usage.steps == 3
-        with pytest.raises(MethodError, match="emits over bytes if its spec has space='bytes'"):
+        with pytest.raises(MethodError, match="must name its spaces in its spec"):
             ensemble.generate("Hello", grammar=grammar)
 
 

@@ -5,7 +5,7 @@ asked for, and what a step is chosen from, is a matter of the space. There is a 
 """
 
 import math
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Final, Self
@@ -189,12 +189,13 @@ class ScoringReader(PathReader):
         if primary in members or self._candidates is None:
             queries[primary] = tuple(mixer.ask((primary,)).queries[primary])
         queries |= {m: asked for m in helpers if (asked := self._paths[m].catch_up())}
-        while queries:
+        # Helpers within a token are asked nothing at first, but perhaps what comes after it.
+        while queries or (queries := self._all_further(helpers)):
             answers = yield from self._ask(queries, hidden=hidden)
             if primary in queries:
                 looks = mixer.read({primary: answers[primary]})
                 self._candidates = self._see(looks[primary])
-            queries = {m: asked for m in helpers if (asked := self._further(m))}
+            queries = {}
         if primary not in members:
             looks.pop(primary, None)
         return looks | {m: self._score(m) for m in helpers}
@@ -208,6 +209,9 @@ class ScoringReader(PathReader):
             own.cpu().to(torch.float64).numpy(),
             b" " if has_space else b"",
         )
+
+    def _all_further(self, helpers: Sequence[int]) -> dict[int, tuple[Query, ...]]:
+        return {m: asked for m in helpers if (asked := self._further(m))}
 
     def _further(self, member: int) -> tuple[Query, ...]:
         """What a helper must be asked further at this step."""
@@ -269,10 +273,7 @@ class ByteReader(PathReader):
         primary = self._mixer.shared.config.primary
         members = members or tuple(range(len(self._mixer.shared.members)))
         for m in members:
-            paths = self._paths[m]
-            paths.catch_up()
-            if members == (primary,) and paths.own is None and not paths.ends_token(b""):
-                paths.restart()  # to write a token alone, it must not be within one
+            self._paths[m].catch_up()
         yield from self._read(members, hidden=hidden)
         looks = {m: self._next_byte(m) for m in members if m != primary}
         if primary in members:
@@ -300,7 +301,8 @@ class ByteReader(PathReader):
         """See `Request.write`; the bytes of a step are chosen one by one."""
         mixer, answer = self._mixer, self._mixer.answer
         primary = mixer.shared.config.primary
-        if looks.keys() == {primary} and answer.constraint is None:
+        is_fresh = self._paths[primary].own is not None  # else its best path is within a token
+        if looks.keys() == {primary} and is_fresh and answer.constraint is None:
             rows = mixer.shared.primary_rows
             row = answer.choose(looks[primary], rows)
             yield self.emit(looks[primary], rows, looks, row=row)

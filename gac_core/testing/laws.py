@@ -223,17 +223,17 @@ def laws_6_and_9_the_driver_is_nothing(
 
 
 def law_7_thresholds(
-    families: Sequence[str], history: str, prompt: Prompt, *, make: Make = make_ensemble
+    families: Sequence[str], options: Configuration, prompt: Prompt, *, make: Make = make_ensemble
 ) -> None:
     """A cascade's threshold 0 is the primary alone; one above 1 fuses every step."""
-    with make(families, method="cascade", threshold=0, history=history) as ensemble:
+    with make(families, method="cascade", threshold=0, **options) as ensemble:
         never = ensemble.generate(prompt, max_new_tokens=30)
     with make(families[:1], [0]) as alone:
         assert never.text == alone.generate(prompt, max_new_tokens=30).text
     assert never.usage.fused_steps == 0
-    with make(families, method="cascade", threshold=1.1, history=history) as ensemble:
+    with make(families, method="cascade", threshold=1.1, **options) as ensemble:
         always = ensemble.generate(prompt, max_new_tokens=30)
-    with make(families, method="every_step", history=history) as ensemble:
+    with make(families, method="every_step", **options) as ensemble:
         assert_same(always, ensemble.generate(prompt, max_new_tokens=30))
 
 
