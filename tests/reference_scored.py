@@ -14,14 +14,12 @@ from tests.reference import (
     END,
     SlowMember,
     SlowStep,
-    Weighted,
     banned_bytes,
     choose,
     slow_asked,
     slow_core,
     slow_encodings,
     slow_evidence,
-    slow_mean,
 )
 
 _MOST_PATHS, _NEGLIGIBLE = 4, 0.05
@@ -448,7 +446,7 @@ def _fused(
                 positive,
                 primary,
                 order,
-                unit=lambda row: main.unit(row),  # noqa: PLW0108
+                unit=lambda row: main.unit(row),
             )
 
 
