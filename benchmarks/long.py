@@ -24,9 +24,11 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "ada": {"weights": [1, 0, 0]},
     "bo": {"weights": [0, 1, 0], "primary": 1},
     "cy": {"weights": [0, 0, 1], "primary": 2},
-    "every_step_append": {"history": "append"},
+    "gac": {"space": "tokens"},
+    "mod": {"space": "tokens", "history": "append"},
     "safe": {"method": "safe"},
-    "safe_append": {"method": "safe", "history": "append"},
+    "safe_tokens": {"method": "safe", "space": "tokens"},
+    "safe_append": {"method": "safe", "space": "tokens", "history": "append"},
     "safe_primary_bo": {"method": "safe", "primary": 1},
 }
 SENTENCE = re.compile(r"(?<=[.!?])\s+")

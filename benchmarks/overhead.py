@@ -99,8 +99,11 @@ def measured(shape: Shape, plan: Plan, size: str) -> dict[str, Any]:
     figures["extra_memory_mb"] = extra_memory(pairs, plan)
     say(f"{size}: every step")
     short = replace(plan, steps=plan.tax[0], turns=plan.tax[1])
-    figures["every_step_tax"] = every_step_tax(pairs, short, history="reencode")
-    figures["every_step_tax_append"] = every_step_tax(pairs, short, history="append")
+    figures["every_step_tax"] = every_step_tax(pairs, short)
+    figures["every_step_tax_tokens"] = every_step_tax(pairs, short, space="tokens")
+    figures["every_step_tax_append"] = every_step_tax(
+        pairs, short, space="tokens", history="append"
+    )
     say(f"{size}: cascade")
     figures["cascade0_vs_generate"] = cascade0_vs_generate(pairs, plan)
     figures["cascade_vs_every_step"] = cascade_vs_every_step(pairs, plan)
@@ -214,9 +217,9 @@ def bare_forwards(model: PreTrainedModel, chunks: list[Chunk]) -> None:
             length = chunk.start + len(chunk.ids)
 
 
-def every_step_tax(pairs: list[Pair], plan: Plan, history: str) -> float:
+def every_step_tax(pairs: list[Pair], plan: Plan, **options: Any) -> float:
     """Time of fusing at every step over that of the members' own forwards."""
-    with Ensemble.from_models(pairs, history=history) as ensemble:
+    with Ensemble.from_models(pairs, **options) as ensemble:
 
         def ours() -> None:
             output = ensemble.generate(plan.text, max_new_tokens=plan.steps)

@@ -117,7 +117,7 @@ def test_a_gate_is_relative_to_its_file(tmp_path: Path, gate: str) -> None:
         ({"temper": 0.5}, "temper needs weighting prompt, posterior or entropy"),
         ({"method": "safe", "weighting": "posterior"}, "fixed, prompt or entropy"),
         ({"method": "co_llm"}, "needs gate, a file that `gac fit-gate` writes"),
-        ({"fusion": "magic"}, "no fusion 'magic'; there are mean, geometric, unite, core"),
+        ({"fusion": "magic"}, "no fusion 'magic'; there are mean, power, geometric, unite, core"),
     ],
 )
 def test_options_that_nobody_would_hear_are_refused(

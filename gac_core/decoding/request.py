@@ -107,12 +107,7 @@ class Request:
         return self.union if self.space == "tokens" else self._shared.own_rows(member)
 
     def fork(self, *, free: bool = False) -> Self:
-        """A copy on which continuations can be tried; reading and emitting leave this one as it is.
-
-        Args:
-            free: whether the copy drops the grammar.
-
-        """
+        """A copy to try continuations on, which leaves this one as it is; `free` of the grammar."""
         other = copy(self)
         other.answer = self.answer.fork(free=free)
         other.mixer = self.mixer.fork(other.answer)
@@ -160,17 +155,16 @@ class Request:
         return self.mixer.ask(members, hidden=hidden)
 
     def read(self, answers: Answers) -> dict[int, torch.Tensor]:
-        """The probabilities of each member that was asked over its own rows, by member index.
+        """What each member that was asked holds likely, over its own rows, by member index.
+
+        (vocab_size,) of mass 1 each; 0 where a row is neither text nor END.
 
         Args:
             answers: to `ask`.
 
-        Returns:
-            (vocab_size,) of mass 1 each; 0 where a row is neither text nor END.
-
         Raises:
             NonFiniteLogitsError: some logits are NaN, infinite or all masked.
-            MethodError: there are no answers, since the ask was not yielded.
+            MethodError: the ask was not yielded.
 
         """
         return self.mixer.read(answers)

@@ -16,7 +16,6 @@ from gac_core.registry import METHODS
 THRESHOLDS: Final = (0.5, 0.9, 0.95, 0.99)
 CONTROLS: Final = ("self_consistency", "routing", "rerank")
 
-_APPEND: Final = "every_step_append"
 _DEVELOPMENT_ITEMS: Final = 100  # per task, at most
 
 
@@ -31,7 +30,7 @@ def methods_and_controls(also: Sequence[str] = ()) -> tuple[str, ...]:
         with suppress(ConfigError):
             METHODS.get(name)
     first, *others = METHODS.names
-    return first, _APPEND, *PRESETS, *others, *CONTROLS
+    return first, *PRESETS, *others, *CONTROLS
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class EvalOptions:
         tasks: names of tasks; the default ones of the set if empty.
         configured: the configured method and cascades only, without `everything`.
         everything: every method, a cascade at the configured threshold, and the controls, instead
-            of every step and some cascades.
+            of every step, GaC as published and some cascades.
         only: those of `methods_and_controls` that are wanted; all if empty.
         defaults: options by method, for those that the ensemble is not configured with.
 
@@ -124,7 +123,7 @@ def systems_of(
     if not options.everything:
         if not options.configured:
             yield _system(config, "every_step", options)
-            yield _system(config, _APPEND, options)
+            yield _system(config, "gac", options)
         for threshold in options.thresholds:
             cascade = config.with_method("cascade", threshold=threshold)
             yield System(f"cascade_{threshold:g}", "method", cascade)
@@ -162,10 +161,6 @@ def members_alone(config: EnsembleConfig) -> list[System]:
 
 def _system(config: EnsembleConfig, name: str, options: EvalOptions) -> System:
     match name:
-        case "every_step":
-            config = config.with_method("every_step", history="reencode")
-        case "every_step_append":
-            config = config.with_method("every_step", space="tokens", history="append")
         case _ if name in CONTROLS:
             return System(name, "control", config.with_method("every_step"))
         case _:
