@@ -91,7 +91,7 @@ def test_systems_are_the_members_then_the_methods() -> None:
         ("m0", "member"),
         ("m2", "member"),
         ("every_step", "method"),
-        ("every_step_append", "method"),
+        ("gac", "method"),
         ("cascade_0.5", "method"),
     ]
     assert [s.config.weights for s in systems] == [(1, 0, 0), (0, 0, 1), *[(1, 0, 2)] * 3]
@@ -101,8 +101,8 @@ GATE = {"co_llm": {"gate": "gate.safetensors"}}
 
 
 def test_everything_is_all_methods_then_the_controls() -> None:
-    order = "every_step every_step_append unite geometric core packllm posterior entropy mod "
-    order += "cascade safe chared twist co_llm self_consistency routing rerank"
+    order = "every_step gac unite core chared geometric packllm posterior entropy mod "
+    order += "cascade safe twist co_llm self_consistency routing rerank"
     names = order.split()
     assert list(methods_and_controls()) == names
     systems = list(systems_of(config(1, 1), EvalOptions(HELDOUT, everything=True, defaults=GATE)))
@@ -120,7 +120,13 @@ def test_everything_is_all_methods_then_the_controls() -> None:
     "options",
     [
         {},
-        {"method": "cascade", "threshold": 0.9, "history": "append", "max_batch": 3},
+        {
+            "method": "cascade",
+            "threshold": 0.9,
+            "space": "tokens",
+            "history": "append",
+            "max_batch": 3,
+        },
         {"method": "core", "weighting": "prompt", "temper": 2.0, "draft": "ngrams"},
         {"method": "posterior", "temper": 0.5, "draft": 1},
         {"method": "safe", "block": 3, "fusion": "unite"},
@@ -148,7 +154,7 @@ def test_a_method_gets_the_options_it_understands(options: dict[str, Any]) -> No
         assert skipped == []
         assert systems["cascade"].options == CascadeOptions()
     assert systems["cascade"].history == systems["core"].history == given.history
-    assert systems["every_step_append"].history == "append"
+    assert systems["mod"].history == "append"
     assert systems["mod"].temper == systems["twist"].temper == 1
 
 
@@ -186,7 +192,7 @@ def test_the_command_measures_every_system_on_the_same_items(
     assert done.value.code in (0, None)
     found = json.loads(capsys.readouterr().out)
     rows = {r["name"]: r for r in found["rows"]}
-    assert list(rows) == ["ada", "bo", "cy", "every_step", "every_step_append", "cascade_0.9"]
+    assert list(rows) == ["ada", "bo", "cy", "every_step", "gac", "cascade_0.9"]
     for each in rows.values():
         assert each["tasks"]["arithmetic"]["total"] == 3
         assert each["average"] == each["tasks"]["arithmetic"]["correct"] / 3
@@ -214,7 +220,7 @@ def test_the_table_names_every_system_and_the_gain(capsys: pytest.CaptureFixture
 
 def test_the_tables_fit_a_terminal_of_80_columns() -> None:
     right = {task: [True] * 300 for task in tasks.JUDGED}
-    rows = [row("every_step_append", right, "method"), *(row(n, right) for n in ("ada", "bo"))]
+    rows = [row("gac", right, "method"), *(row(n, right) for n in ("ada", "bo"))]
     console = Console(width=80, file=io.StringIO())
     for table in evaluation_tables(rows):
         console.print(table)
