@@ -384,9 +384,10 @@ class SlowBytes:
             (first,) = self.paths
             assert first.nexts is not None
             self.answer = self.hidden = b" "
-            nexts = first.nexts.items()
-            early = {u: p for u, p in nexts if u is END or u < b" "}  # as tokens are sorted
-            late = {u: p for u, p in nexts if u is not END and u > b" " and u[:1] != b" "}
+            early, late = dict[Unit, float](), dict[Unit, float]()  # as tokens are sorted
+            for unit, prob in first.nexts.items():
+                if unit is END or not unit.startswith(b" "):
+                    (early if unit is END or unit < b" " else late)[unit] = prob
             plain = [SlowPath([], b"", sum(part.values()), part) for part in (early, late)]
             self.keep([*self.behind(first, b" "), *plain])
 

@@ -128,7 +128,7 @@ def test_over_bytes_it_is_the_mean_of_bytes_by_hand() -> None:
 
 def test_a_gate_looks_at_the_primary_and_not_at_the_text() -> None:
     sure = [{"b": 0.9, "a": 0.1}, {"b": 0.4, "a": 0.6}, {"c": 1.0}]
-    with two_scripts(sure, B, method="cascade", threshold=0.7) as ensemble:
+    with two_scripts(sure, B, method="cascade", threshold=0.7, space="tokens") as ensemble:
         (steps,) = predict(ensemble, [ABC])
     assert [step.decided_by for step in steps] == ["primary", "ensemble", "primary"]
     by_hand = [0.1, (0.4 + 0.2) / 2, 1.0]
@@ -139,7 +139,7 @@ def test_a_draft_is_the_methods_own() -> None:
     """SAFE drafts "b", which its verifier doubts; so both decide, though the text says "a"."""
     first = [{"b": 0.6, "a": 0.4}, {"b": 1.0}, {"c": 1.0}]
     second = [{"b": 0.1, "a": 0.9}, {"b": 1.0}, {"c": 1.0}]
-    options: dict[str, Any] = {"method": "safe", "sharpen": "none", "block": 1}
+    options: dict[str, Any] = {"method": "safe", "sharpen": "none", "block": 1, "space": "tokens"}
     with two_scripts(first, second, **options) as ensemble:
         (steps,) = predict(ensemble, [ABC])
     assert steps[0].decided_by == "ensemble"

@@ -97,7 +97,9 @@ def test_the_table_of_methods_is_that_of_their_specs() -> None:
 
 @pytest.mark.parametrize(("heading", "names"), [("`fusion`", FUSIONS), ("`weighting`", WEIGHTINGS)])
 def test_every_rule_and_weighting_has_its_row(heading: str, names: Any) -> None:
-    assert [row.split("`")[1] for row in rows_under(heading)] == list(names.builtin)
+    rows = [row.split("`")[1] for row in rows_under(heading)]
+    assert [name for name in rows if name != "auto"] == list(names.builtin)
+    assert ("auto" in rows) == (EnsembleConfig.model_fields[heading.strip("`")].default == "auto")
 
 
 def test_every_preset_is_named() -> None:

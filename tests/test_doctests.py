@@ -50,7 +50,7 @@ def test_first_calls_have_examples() -> None:
     assert shown >= {
         "gac_core.config.EnsembleConfig",
         "gac_core.config.MemberConfig",
-        "gac_core.config.SamplingParams",
+        "gac_core.sampling_params.SamplingParams",
         "gac_core.ensemble.Ensemble",
         "gac_core.ensemble.Ensemble.batch",
         "gac_core.ensemble.Ensemble.from_config",

@@ -72,14 +72,16 @@ def repeating(text: list[str], times: int, **options: Any) -> Ensemble:
     return Ensemble.from_models(members, **options)
 
 
-@pytest.mark.parametrize("draft", ["ngrams", 1])
-def test_what_is_guessed_right_costs_no_pass(draft: str | int) -> None:
+@pytest.mark.parametrize(
+    ("draft", "space"), [("ngrams", "tokens"), ("ngrams", "scored"), (1, "tokens")]
+)
+def test_what_is_guessed_right_costs_no_pass(draft: str | int, space: str) -> None:
     pieces = ["a", "b", "c", "d", "e", "."]
     steps = len(pieces) * 10
-    with repeating(pieces, 10) as plain:
+    with repeating(pieces, 10, space=space) as plain:
         expected = plain.generate("Hello", max_new_tokens=steps)
         slow = plain.members[0].scorer.stats.queries
-    with repeating(pieces, 10, draft=draft) as drafting:
+    with repeating(pieces, 10, draft=draft, space=space) as drafting:
         output = drafting.generate("Hello", max_new_tokens=steps)
         fast = drafting.members[0].scorer.stats.queries
     assert_same(output, expected)

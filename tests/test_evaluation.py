@@ -120,7 +120,13 @@ def test_everything_is_all_methods_then_the_controls() -> None:
     "options",
     [
         {},
-        {"method": "cascade", "threshold": 0.9, "space": "tokens", "history": "append"},
+        {
+            "method": "cascade",
+            "threshold": 0.9,
+            "space": "tokens",
+            "history": "append",
+            "max_batch": 3,
+        },
         {"method": "core", "weighting": "prompt", "temper": 2.0, "draft": "ngrams"},
         {"method": "posterior", "temper": 0.5, "draft": 1},
         {"method": "safe", "block": 3, "fusion": "unite"},
@@ -147,7 +153,7 @@ def test_a_method_gets_the_options_it_understands(options: dict[str, Any]) -> No
     else:
         assert skipped == []
         assert systems["cascade"].options == CascadeOptions()
-    assert systems["cascade"].history == given.history
+    assert systems["cascade"].history == systems["core"].history == given.history
     assert systems["mod"].history == "append"
     assert systems["mod"].temper == systems["twist"].temper == 1
 

@@ -46,7 +46,8 @@ def test_equal_to_the_slow_twin(
         "fusion": fusion,
         "primary": primary % number,
     }
-    cascade = {"method": "cascade", "threshold": threshold} if threshold else {}
+    gate: dict[str, Any] = {"threshold": threshold} if threshold else {}
+    cascade: dict[str, Any] = {"method": "cascade", **gate} if gate else {}
 
     with make_ensemble(
         families[:number],
@@ -66,6 +67,6 @@ def test_equal_to_the_slow_twin(
             seed=seed,
             temperature=temperature,
             tolerance=1e-6,
-            **({"threshold": threshold} if threshold else {}),
+            **gate,
             **options,
         )

@@ -3,10 +3,11 @@
 Each raises `AssertionError` where a law is broken; see `laws`.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from gac_core.chat.prompt import Prompt
 from gac_core.ensemble import Ensemble
@@ -41,14 +42,13 @@ def law_13_what_all_agree_on_is_written(
 
     """
     tokenizers = [cutting_tokenizer(cut) for cut in cuts]
+    texts = [(text + tail).encode() for tail in tails or [""] * len(cuts)]
     writers = [
-        Writer(tokenizer, (text + tail).encode(), seed=seed + m, **options)
-        for m, (tokenizer, tail) in enumerate(
-            itertools.zip_longest(tokenizers, tails, fillvalue="")
-        )
+        Writer(tokenizer, own, seed=seed + m, **options)
+        for m, (tokenizer, own) in enumerate(zip(tokenizers, texts, strict=True))
     ]
     names = [f"{cut}-{m}" for m, cut in enumerate(cuts)]
-    pairs = list(zip(writers, tokenizers, strict=True))
+    pairs: list[tuple[Any, PreTrainedTokenizerBase]] = [*zip(writers, tokenizers, strict=True)]
     with Ensemble.from_models(pairs, names=names, **configuration) as ensemble:
         is_chat = not isinstance(prompt, str)
         ids = ensemble.prompt_ids(prompt)
