@@ -212,10 +212,11 @@ class Answer:
 
         """
         hidden = b" " if self.leading_space.is_spelling(space) else b""
-        for row in [own, *probs.topk(min(_MOST_AGREED, len(probs))).indices.tolist()]:
+        if agreed.startswith(space.unit(own).removeprefix(hidden)):
+            return own
+        for row in probs.topk(min(_MOST_AGREED, len(probs))).indices.tolist():
             unit = space.unit(row).removeprefix(hidden)
-            is_agreed = agreed.startswith(unit) or (row != own and unit.startswith(agreed))
-            if is_agreed and not space.is_end(row):
+            if not space.is_end(row) and (unit.startswith(agreed) or agreed.startswith(unit)):
                 return int(row)
         return own
 
