@@ -22,7 +22,7 @@ from tests.reference import (
     slow_evidence,
 )
 
-_MOST_PATHS, _NEGLIGIBLE = 4, 0.05
+_MOST_PATHS, _NEGLIGIBLE = 16, 0.05
 _LIKELY, _MOST_LIKELY, _MOST_LEAVES = 1e-3, 32, 100
 _NATURAL, _GROWN, _OPEN = 0.02, 0.1, 0.05
 _TURNS = tuple(blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n"))

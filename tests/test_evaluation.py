@@ -214,7 +214,7 @@ def test_the_table_names_every_system_and_the_gain(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["eval", "--items", "2", "--task", "word_problem", "--threshold", "0.5"])
     text = capsys.readouterr().out
-    for said in ("word", "cascade 0.5", "every step append", "forwards", "best member"):
+    for said in ("word", "cascade 0.5", "gac", "forwards", "best member"):
         assert said in text
 
 
@@ -226,7 +226,7 @@ def test_the_tables_fit_a_terminal_of_80_columns() -> None:
         console.print(table)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert not any("…" in line for line in lines)
-    assert sum("every step append" in line and "100.0%" in line for line in lines) >= 1
+    assert sum("gac" in line and "100.0%" in line for line in lines) >= 1
 
 
 def test_what_is_said_of_the_gain() -> None:
