@@ -296,7 +296,7 @@ def slow_score(helper: Helper, primary: Primary) -> dict[int, float]:
             rows[row] = rows.get(row, 0.0) + share * mass * (1.0 if way in whole else scale)
     kept = {row: p for row, p in rows.items() if row is not None and p >= _COUNTED}
     total = sum(kept.values())
-    return {row: p / total for row, p in kept.items()} if total > 0 else kept
+    return {row: p / total for row, p in kept.items()} if total > 0 else primary.view
 
 
 def slow_agreed(primary: Primary, helpers: Sequence[Helper]) -> bytes:
