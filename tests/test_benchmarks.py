@@ -18,6 +18,7 @@ def test_overhead_measures_every_figure() -> None:
     assert figures["tokenizers"] == "made up"
     ratios = (
         "every_step_tax",
+        "every_step_tax_tokens",
         "every_step_tax_append",
         "cascade0_vs_generate",
         "batch16_vs_generate",

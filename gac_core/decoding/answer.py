@@ -176,7 +176,6 @@ class Answer:
         probs: torch.Tensor,
         space: Space,
         minus: torch.Tensor | None = None,
-        agreed: bytes = b"",
     ) -> int:
         """The row that is greedy, or drawn for this position with the request's seed.
 
@@ -187,14 +186,11 @@ class Answer:
             probs: over the space, (size,).
             space: the space whose rows they are.
             minus: draw from the residual over this distribution; see `Sampler.choose`.
-            agreed: bytes on which all members agree; a greedy row contradicts none of them.
 
         """
         if self.forced is not None:
             return self._forced_row(space)
         if self.constraint is None:
-            if agreed and self.sampler.is_greedy:
-                return self._choose_agreed(probs, space, agreed)
             return self.sampler.choose(probs, self.drawn, minus)
         constrained = probs * self.allowed(space)
         if float(constrained.max()) > 0.0:
@@ -205,14 +201,23 @@ class Answer:
         token = self.constraint.next_of_end()
         return space.end_row if token is None else token
 
-    def _choose_agreed(self, probs: torch.Tensor, space: Space, agreed: bytes) -> int:
-        """The most probable row that begins with what is agreed, or is a beginning of it."""
+    def _choose_agreed(self, probs: torch.Tensor, space: Space, agreed: bytes, own: int) -> int:
+        """The greedy row that contradicts no byte on which all members agree.
+
+        Args:
+            probs: over the primary's rows, (size,).
+            space: these rows.
+            agreed: the bytes.
+            own: the primary's most probable row; it is chosen if all of it is agreed.
+
+        """
         hidden = b" " if self.leading_space.is_spelling(space) else b""
-        for row in probs.topk(min(_MOST_AGREED, len(probs))).indices.tolist():
+        for row in [own, *probs.topk(min(_MOST_AGREED, len(probs))).indices.tolist()]:
             unit = space.unit(row).removeprefix(hidden)
-            if not space.is_end(row) and (unit.startswith(agreed) or agreed.startswith(unit)):
+            is_agreed = agreed.startswith(unit) or (row != own and unit.startswith(agreed))
+            if is_agreed and not space.is_end(row):
                 return int(row)
-        return top_row(probs)
+        return own
 
     # ------------------------------------------------ writing
 
@@ -234,14 +239,19 @@ class Answer:
             views: the distributions of the members that were asked, by member index, (size,) each.
             row: the row, if it is chosen already.
             minus: see `choose`.
-            agreed: see `choose`.
+            agreed: bytes on which all members agree; a greedy row contradicts none of them.
 
         Raises:
             MethodError: a text is forced, and the row is another.
 
         """
         if row is None:
-            row = self.choose(probs, space, minus, agreed)
+            is_free = self.constraint is None and self.forced is None
+            if agreed and is_free and self.sampler.is_greedy:
+                own = top_row(views[self._shared.config.primary])
+                row = self._choose_agreed(probs, space, agreed, own)
+            else:
+                row = self.choose(probs, space, minus)
         elif self.forced is not None and row != self._forced_row(space):
             raise MethodError(
                 "the method chose a unit by itself, so no text can be forced on it; let `emit` "

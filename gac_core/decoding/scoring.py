@@ -10,6 +10,7 @@ texts, and never between cuts of one text.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,11 +20,14 @@ from numpy.typing import NDArray
 
 from gac_core.decoding.path import Floats, Leaf
 from gac_core.decoding.paths import LIKELY, Paths
+from gac_core.errors import CannotSpellError
 from gac_core.tokens.sorted_tokens import SortedTokens
+from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import Vocabulary
 
 _MOST_LIKELY: Final = 32  # tokens of the primary
 _NEGLIGIBLE: Final = 1e-7  # probability of a token that counts for none
+_MOST_REMEMBERED: Final = 100_000  # texts whose first token is known
 _NATURAL: Final = 0.02  # what the token counts with which the primary would begin a leaf
 _GROWN: Final = 0.1  # probability of a leaf that is asked what follows it
 _OPEN: Final = 0.05  # probability of the primary's tokens for which it is
@@ -117,16 +121,18 @@ def _speaks_for(paths: Paths, leaf: Leaf, text: bytes) -> bool:
 
 
 class FirstTokens:
-    """With which of the primary's tokens a text begins: the longest that fits.
+    """With which of the primary's tokens a text begins.
 
     Args:
-        primary: the primary's tokens.
+        tokenizer: of the primary.
         allowed: which of its rows may be written, (size,) of bool.
 
     """
 
-    def __init__(self, primary: Vocabulary, allowed: torch.Tensor) -> None:
-        may = allowed.tolist()
+    def __init__(self, tokenizer: ByteTokenizer, allowed: torch.Tensor) -> None:
+        primary, may = tokenizer.vocabulary, allowed.tolist()
+        self._tokenizer = tokenizer
+        self._encoded: dict[bytes, int | None] = {}  # the first ids of texts
         self._ids = {data: row for data, row in primary.ids_by_bytes.items() if may[row]}
         self._longest = max(map(len, self._ids))
         self.size = len(primary)
@@ -134,16 +140,29 @@ class FirstTokens:
         self._maps: dict[SortedTokens, NDArray[np.int64]] = {}
 
     def of(self, text: bytes) -> int | None:
-        """The id of the longest token with which a text begins; None if there is none."""
+        """The id with which the primary would begin to write a text; None if there is none."""
+        if text not in self._encoded:
+            if len(self._encoded) >= _MOST_REMEMBERED:
+                self._encoded.clear()
+            with suppress(CannotSpellError):
+                token = self._tokenizer.encode(text)[0]
+                data = self._tokenizer.vocabulary.token_bytes[token]
+                self._encoded[text] = self._ids.get(data)
+            if self._encoded.get(text) is None:
+                self._encoded[text] = self.longest(text)
+        return self._encoded[text]
+
+    def longest(self, text: bytes) -> int | None:
+        """The id of the longest token with which a text begins, which is quicker; or None."""
         for length in range(min(len(text), self._longest), 0, -1):
             if (found := self._ids.get(text[:length])) is not None:
                 return found
         return None
 
     def of_all(self, tokens: SortedTokens) -> NDArray[np.int64]:
-        """For each id of a member, the row of the primary; the size if none. (vocab_size,)"""
+        """For each id of a member, the row of `longest`; the size if none. (vocab_size,)"""
         if tokens not in self._maps:
-            found = [self.of(data) for data in tokens.token_bytes]
+            found = [self.longest(data) for data in tokens.token_bytes]
             rows = np.array([self.size if row is None else row for row in found])
             rows[tokens.ends] = self.end_row
             self._maps[tokens] = rows
@@ -192,14 +211,13 @@ def score(paths: Paths, tokens: SortedTokens, first: FirstTokens, candidates: Ca
     scale = (1.0 - sum(path.mass for path in whole)) / seen if seen > 0 else 0.0
     for leaf in leaves:
         is_counted = leaf.path in whole
-        natural = first.of(candidates.prefix + leaf.text)
-        natural = first.size if natural is None else natural
-        shares = candidates.shares(paths, leaf, first.end_row, natural)
-        if is_counted and len(shares) == 1:
-            continue
+        if is_counted and leaf.token is None:
+            continue  # an end, which is where it belongs
         if is_counted:
-            rows[natural] -= leaf.mass
-        for row, share in shares.items():
+            rows[first.of_all(tokens)[leaf.token]] -= leaf.mass
+        natural = first.of(candidates.prefix + leaf.text) if leaf.text else None
+        natural = first.size if natural is None else natural
+        for row, share in candidates.shares(paths, leaf, first.end_row, natural).items():
             rows[row] += share * leaf.mass * (1.0 if is_counted else scale)
     rows = rows[: first.size]
     rows[rows < _NEGLIGIBLE] = 0.0  # else what rounding leaves would count for rules of zeros

@@ -76,7 +76,7 @@ class SharedState:
     def first_tokens(self) -> FirstTokens:
         """With which of the primary's tokens a text begins."""
         primary = self.config.primary
-        return FirstTokens(self.union.vocabularies[primary], self.union.allowed(primary))
+        return FirstTokens(self.members[primary].tokenizer, self.union.allowed(primary))
 
     @cached_property
     def weights(self) -> torch.Tensor:
