@@ -296,7 +296,7 @@ def slow_score(helper: Helper, primary: Primary) -> dict[int, float]:
     open_mass = sum(mass for _, mass, _, way, _ in leaves if way not in whole)
     scale = (1 - sum(way.mass for way in whole)) / open_mass if open_mass > 0 else 0.0
     for leaf in leaves:
-        text, mass, _, way, token = leaf
+        _, mass, _, way, token = leaf
         if way in whole and token is None:
             continue  # an end, which is where it belongs
         if way in whole:  # counted already, for the longest token with which it begins
