@@ -211,7 +211,7 @@ def slow_core(
         }
         entropy = max(_EPS, -sum(p * math.log(p) for p in view.values() if p > 0))
         trust.append(weight * sum(scale.values()) / entropy)
-        average = sum(scale[u] for u in view) / len(view)
+        average = max(_TINY, sum(scale[u] for u in view) / len(view))
         near.append({u: scale[u] / average for u in view})
     trust[primary] = max(trust[primary], sum(trust) - trust[primary])
     fused: dict[Key, float] = {}

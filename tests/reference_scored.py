@@ -22,9 +22,10 @@ from tests.reference import (
     slow_evidence,
 )
 
-_MOST_PATHS, _NEGLIGIBLE = 4, 0.05
+_MOST_PATHS, _NEGLIGIBLE = 16, 0.05
 _LIKELY, _MOST_LIKELY, _MOST_LEAVES = 1e-3, 32, 100
 _NATURAL, _GROWN, _OPEN = 0.02, 0.1, 0.05
+_MOST_AGREED = 64
 _TURNS = tuple(blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n"))
 _COUNTED = 1e-7
 _TINY = 2.2250738585072014e-308
@@ -244,6 +245,16 @@ class Primary:
         return view | {self.end_row: sum(self.probs[end] for end in self.ends)}
 
     def first_of(self, text: bytes) -> int | None:
+        """The token with which it would begin to write a text."""
+        if not text:
+            return None
+        ids = self.member.vocabulary.ids_by_bytes
+        first = self.member.unit(self.member.tokenizer.encode(text)[0])
+        if first is not None and self.banned.isdisjoint(first):
+            return ids[first]
+        return self.longest_of(text)
+
+    def longest_of(self, text: bytes) -> int | None:
         """The longest token with which a text begins."""
         ids = self.member.vocabulary.ids_by_bytes
         fitting = [text[:n] for n in range(1, len(text) + 1)]
@@ -255,7 +266,7 @@ class Primary:
         text, _, is_end, _, _ = leaf
         if is_end and not text:
             return {self.end_row: 1.0}
-        natural = self.first_of(self.space + text)
+        natural = self.first_of(self.space + text) if text else None
         weights: dict[int | None, float] = {natural: _NATURAL}
         turns = _TURNS if helper.reads_transcript else ()
         if not is_end and any(turn.startswith(text) for turn in turns):
@@ -279,24 +290,24 @@ def slow_score(helper: Helper, primary: Primary) -> dict[int, float]:
         for token, prob in way.nexts.items():
             if way.raw[token] < _COUNTED and token is not None:
                 continue
-            row = primary.end_row if token is None else primary.first_of(helper.text(token))
+            row = primary.end_row if token is None else primary.longest_of(helper.text(token))
             rows[row] = rows.get(row, 0.0) + way.mass * prob
     leaves = helper.leaves(_LIKELY)
     open_mass = sum(mass for _, mass, _, way, _ in leaves if way not in whole)
     scale = (1 - sum(way.mass for way in whole)) / open_mass if open_mass > 0 else 0.0
     for leaf in leaves:
-        text, mass, _, way, _ = leaf
+        _, mass, _, way, token = leaf
+        if way in whole and token is None:
+            continue  # an end, which is where it belongs
+        if way in whole:  # counted already, for the longest token with which it begins
+            longest = primary.longest_of(helper.text(token))
+            rows[longest] = rows.get(longest, 0.0) - mass
         shares = primary.shares(helper, leaf)
-        if way in whole:  # counted already, for the token with which the primary would begin it
-            if len(shares) == 1:
-                continue
-            natural = primary.first_of(primary.space + text)
-            rows[natural] = rows.get(natural, 0.0) - mass
         for row, share in shares.items():
             rows[row] = rows.get(row, 0.0) + share * mass * (1.0 if way in whole else scale)
     kept = {row: p for row, p in rows.items() if row is not None and p >= _COUNTED}
     total = sum(kept.values())
-    return {row: p / total for row, p in kept.items()} if total > 0 else kept
+    return {row: p / total for row, p in kept.items()} if total > 0 else primary.view
 
 
 def slow_agreed(primary: Primary, helpers: Sequence[Helper]) -> bytes:
@@ -374,16 +385,18 @@ def slow_scored(
         row = choose(probs, order, seed, len(steps), temperature)
         tokens = main.vocabulary.token_bytes
         if agreed and seed is None:
-            agreeing = [
-                r
-                for r in sorted(probs, key=lambda r: -probs[r])
-                if r not in own.ends
-                and (
-                    (text := tokens[r].removeprefix(space)).startswith(agreed)
-                    or agreed.startswith(text)
-                )
-            ]
-            row = agreeing[0] if agreeing else row
+            best = max(own.view, key=lambda r: (own.view[r], -r))
+            ranked = sorted(probs, key=lambda r: -probs[r])[:_MOST_AGREED]
+            texts = {r: tokens[r].removeprefix(space) for r in [best, *ranked]}
+            row = next(
+                (
+                    r
+                    for r in [best, *ranked]
+                    if r not in own.ends
+                    and (agreed.startswith(texts[r]) or (r != best and texts[r].startswith(agreed)))
+                ),
+                best,
+            )
         told = tuple(view.get(row, 0.0) for view in given)
         if row in own.ends:
             steps.append(SlowStep(END, {END: probs[row]}, not is_alone, told))

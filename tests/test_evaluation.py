@@ -214,7 +214,7 @@ def test_the_table_names_every_system_and_the_gain(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["eval", "--items", "2", "--task", "word_problem", "--threshold", "0.5"])
     text = capsys.readouterr().out
-    for said in ("word", "cascade 0.5", "every step append", "forwards", "best member"):
+    for said in ("word", "cascade 0.5", "gac", "forwards", "best member"):
         assert said in text
 
 

@@ -294,12 +294,16 @@ def by_bytes(request: Request) -> Any:
 
 @pytest.mark.slow
 def test_a_method_by_bytes() -> None:
-    register_method("boldest_bytes", by_bytes, spaces=("bytes",), ignores=("fusion", "weighting"))
+    register_method(
+        "boldest_bytes", by_bytes, spaces=("tokens", "bytes"), ignores=("fusion", "weighting")
+    )
     check_method("boldest_bytes", space="bytes")
     a = scripted("byte_level", 1, [{"Hello": 0.6, ".": 0.4}, {"<|endoftext|>": 1.0}])
     letters = [{"H": 0.9, "a": 0.1}, *({piece: 1.0} for piece in ("e", "l", "l", "o"))]
     b = scripted("chatml", 1, [*letters, {"<|im_end|>": 1.0}])
-    with Ensemble.from_models([a, b], names=["a", "b"], method="boldest_bytes") as ensemble:
+    with Ensemble.from_models(
+        [a, b], names=["a", "b"], method="boldest_bytes", space="bytes"
+    ) as ensemble:
         output = ensemble.generate("Hello", max_new_tokens=9)
     assert (output.text, output.finish_reason) == ("Hello", "stop")
     assert [step.unit for step in output.steps] == [b"Hello", b""]

@@ -21,7 +21,7 @@ from gac_core.members.base import Answers, Ask, Query
 from gac_core.outputs import MemberView, Step
 from gac_core.tokens.spaces import BYTES, Space
 
-_SCORING_PATHS: Final = 4  # kept per helper that scores tokens
+_SCORING_PATHS: Final = 16  # kept per helper that scores tokens, most of which need no pass
 _NEGLIGIBLE: Final = (
     0.05  # share of its best path for which a helper that scores is not asked again
 )

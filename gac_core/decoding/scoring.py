@@ -59,6 +59,7 @@ class Candidates:
 
     Attributes:
         prefix: this space.
+        probs: the primary's distribution, its ends in one.
         tokens: those of text.
         end: the probability of the end.
 
@@ -66,7 +67,11 @@ class Candidates:
 
     def __init__(self, vocabulary: Vocabulary, probs: Floats, prefix: bytes = b"") -> None:
         self.prefix = prefix
-        self.end = float(probs[list(vocabulary.end_ids)].sum())
+        ends = sorted(vocabulary.end_ids)
+        self.end = float(probs[ends].sum())
+        self.probs = probs.copy()
+        self.probs[ends] = 0.0
+        self.probs[ends[0]] = self.end
         rows = np.flatnonzero(probs >= LIKELY)
         rows = rows[np.argsort(-probs[rows], kind="stable")][:_MOST_LIKELY]
         self.tokens = [
@@ -217,7 +222,7 @@ def score(paths: Paths, tokens: SortedTokens, first: FirstTokens, candidates: Ca
     rows = rows[: first.size]
     rows[rows < _NEGLIGIBLE] = 0.0  # else what rounding leaves would count for rules of zeros
     total = rows.sum()
-    return rows / total if total > 0 else rows
+    return rows / total if total > 0 else candidates.probs  # it has no say
 
 
 def agreed(candidates: Candidates, helpers: Sequence[Paths]) -> bytes:
