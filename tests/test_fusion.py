@@ -60,7 +60,13 @@ def test_law_4_mass_is_kept_and_masked_units_are_0(
             ]
         ),
     )
-    for rule in (fusion.mean, fusion.geometric, fusion.unite, fusion.core):  # not other tests'
+    for rule in (
+        fusion.mean,
+        fusion.power,
+        fusion.geometric,
+        fusion.unite,
+        fusion.core,
+    ):  # not other tests'
         fused = rule(views)
         assert torch.isfinite(fused).all()
         assert float(fused.sum()) == pytest.approx(1.0, abs=1e-5)
@@ -72,6 +78,7 @@ def test_the_mean_decides_and_views_tell_why() -> None:
     with two_scripts(
         [{"Ġ": 0.6, ".": 0.4}, {"<|endoftext|>": 1.0}],
         [{",": 0.3, ".": 0.7}, {"<|im_end|>": 1.0}],
+        fusion="mean",
     ) as ensemble:
         output = ensemble.generate("Hello", max_new_tokens=5)
     assert output.text == "."
@@ -91,15 +98,27 @@ def test_the_mean_decides_and_views_tell_why() -> None:
 
 def test_a_product_wants_what_nobody_finds_impossible() -> None:
     scripts: Any = ([{"Ġ": 0.6, ".": 0.4}], [{",": 0.8, ".": 0.2}])
-    with two_scripts(*scripts) as ensemble:
+    with two_scripts(*scripts, fusion="mean") as ensemble:
         assert ensemble.generate("Hello", max_new_tokens=1).text == ","
+    for fusion_rule in ("power", "auto"):  # what is scored, by default
+        with two_scripts(*scripts, fusion=fusion_rule) as ensemble:
+            assert ensemble.generate("Hello", max_new_tokens=1).text == "."
     with two_scripts(*scripts, fusion="geometric") as ensemble:
         assert ensemble.generate("Hello", max_new_tokens=1).text == "."
 
 
+def test_no_single_member_has_a_veto_over_a_power_mean() -> None:
+    scripts: Any = ([{"Ġ": 0.999, ".": 0.001}], [{",": 0.6, ".": 0.001, "a": 0.399}])
+    found = {}
+    for rule in ("power", "geometric"):
+        with two_scripts(*scripts, weights=[8, 2], fusion=rule) as ensemble:
+            found[rule] = ensemble.generate("Hello", max_new_tokens=1).text
+    assert found == {"power": " ", "geometric": "."}
+
+
 def test_weights_move_the_decision() -> None:
     scripts: Any = ([{"Ġ": 0.6, ".": 0.4}], [{",": 0.3, ".": 0.7}])
-    with two_scripts(*scripts, weights=[9, 1]) as ensemble:
+    with two_scripts(*scripts, weights=[9, 1], fusion="mean") as ensemble:
         assert ensemble.generate("Hello", max_new_tokens=1).text == " "
 
 
@@ -108,7 +127,7 @@ def test_end_mass_of_all_end_tokens_counts() -> None:
     tiktoken = scripted("tiktoken", 1, [{"<|end|>": 0.35, "<|eot|>": 0.25, ".": 0.4}])
     assert tiktoken[1].tokenize("Hello") == ["Hello"]
     other = scripted("byte_level", 1, [{"<|endoftext|>": 0.45, ".": 0.55}])
-    with Ensemble.from_models([tiktoken, other], names=["a", "b"]) as ensemble:
+    with Ensemble.from_models([tiktoken, other], names=["a", "b"], fusion="mean") as ensemble:
         output = ensemble.generate("Hello", max_new_tokens=3)
     assert output.text == ""
     assert output.steps[0].is_end
