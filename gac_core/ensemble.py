@@ -23,6 +23,7 @@ from gac_core.members.base import Member, Scorer
 from gac_core.members.loading import Loaded, load_members
 from gac_core.method_specs import MethodSpec
 from gac_core.outputs import Output
+from gac_core.pocket import folder as pocket_folder  # noqa: F401  (its name until 0.1)
 from gac_core.runtime import Runtime, sampling_of
 from gac_core.sampling_params import SamplingParams
 from gac_core.tokens.union import UnionVocabulary
