@@ -127,7 +127,7 @@ class EnsembleConfig(Checked):
     options: SerializeAsAny[MethodOptions] = Field(
         default_factory=MethodOptions, description="the options of the method", exclude=True
     )
-    draft: str | int | None = Field(
+    draft: str | Annotated[int, Field(strict=True)] | None = Field(
         None,
         description="write ahead to save time, with the same text: ngrams (of prompt and answer), "
         "or the index of a member that drafts",

@@ -6,7 +6,7 @@ points of the groups `gac.method`, `gac.fusion` and `gac.weighting`.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Final, Generic, TypeVar
@@ -137,7 +137,7 @@ def register_method(name: str, method: Callable[..., Any] | MethodSpec, **about:
     Args:
         name: its name.
         method: a generator function of a `Request`, or its whole spec.
-        about: further fields of its `MethodSpec`, such as `options`, `space` or `ignores`.
+        about: further fields of its `MethodSpec`, such as `options`, `spaces` or `ignores`.
 
     Raises:
         ConfigError: the name is taken, the method is no function, or its spec is wrong.
@@ -156,6 +156,9 @@ def register_method(name: str, method: Callable[..., Any] | MethodSpec, **about:
         ('77 - 49 = 28', 0)
 
     """
+    known = [field.name for field in fields(MethodSpec) if field.name not in ("name", "method")]
+    if unknown := sorted(about.keys() - set(known)):
+        raise ConfigError(f"method {name}: unknown {', '.join(unknown)}; a spec has {known}")
     if isinstance(method, MethodSpec):
         method = replace(method, name=name, **about)
     else:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from gac_core.chat.prompt import TURN_MARKS
+from gac_core.errors import CannotSpellError
 from tests.reference import (
     END,
     SlowMember,
@@ -188,17 +189,19 @@ class Helper:
         return sorted(found, key=lambda leaf: (-leaf[1], leaf[0]))[:_MOST_LEAVES]
 
     def may_begin(self, leaf: Leaf, text: bytes) -> bool:
-        """Whether it would begin a text with a leaf and go on: it has no longer token for that."""
+        """Whether its own encoding would begin a text with a leaf and go on."""
         own, _, is_end, way, token = leaf
         rest = text[len(own) :]
         if is_end or not text.startswith(own):
             return False
+        if rest.isspace():
+            return True
         whole = way.pending + text[len(way.ahead) :]
-        longest = max(n for n in range(len(whole) + 1) if self.spells(whole[:n]) or n == 0)
-        return rest.isspace() or longest == len(self.text(token))
-
-    def spells(self, text: bytes) -> bool:
-        return text in self.member.vocabulary.ids_by_bytes
+        try:
+            first = self.member.tokenizer.encode(whole)[0]
+        except CannotSpellError:
+            return False
+        return self.text(first) == self.text(token)
 
     def speaks_for(self, leaf: Leaf, text: bytes) -> bool:
         """Whether a leaf and a token of the primary may be two cuts of one text."""

@@ -212,13 +212,15 @@ class Answer:
 
         """
         hidden = b" " if self.leading_space.is_spelling(space) else b""
-        if agreed.startswith(space.unit(own).removeprefix(hidden)):
+        if agreed.startswith(space.unit(own).removeprefix(hidden)) and float(probs[own]) > 0:
             return own
-        for row in probs.topk(min(_MOST_AGREED, len(probs))).indices.tolist():
+        values, rows = probs.topk(min(_MOST_AGREED, len(probs)))
+        for row, value in zip(rows.tolist(), values.tolist(), strict=True):
             unit = space.unit(row).removeprefix(hidden)
-            if not space.is_end(row) and (unit.startswith(agreed) or agreed.startswith(unit)):
+            is_agreed = unit.startswith(agreed) or agreed.startswith(unit)
+            if is_agreed and value > 0 and not space.is_end(row):
                 return int(row)
-        return own
+        return self.choose(probs, space)  # a rule that forbids what is agreed
 
     # ------------------------------------------------ writing
 

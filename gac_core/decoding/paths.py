@@ -58,6 +58,7 @@ class Paths:
         allowed: Callable[[], torch.Tensor] | None = None,
     ) -> None:
         self._history = history
+        self._tokenizer = tokenizer
         self._tokens = tokenizer.sorted_tokens
         self._most = most
         self._least = least
@@ -81,7 +82,7 @@ class Paths:
 
         """
         other = copy(self)
-        other._history, other._allowed = history, allowed
+        other._history, other._allowed, other._leaves = history, allowed, None
         other._paths = [replace(path) for path in self._paths]
         return other
 
@@ -205,14 +206,24 @@ class Paths:
     def may_begin(self, leaf: Leaf, text: bytes) -> bool:
         """Whether the member would itself begin this text with a leaf, and go on after it.
 
-        It would not where it has a longer token for the beginning of the text, but for blanks.
+        As its own encoding does; and before blanks, which any token may leave to the next one.
         """
         if leaf.is_end or not text.startswith(leaf.text):
             return False
         if text[len(leaf.text) :].isspace():
             return True
         whole = leaf.path.pending + text[len(leaf.path.ahead) :]
-        return len(self._tokens.first(whole)) == len(whole) - (len(text) - len(leaf.text))
+        return self._tokenizer.first(whole) == whole[: len(whole) - (len(text) - len(leaf.text))]
+
+    def has_room(self, leaf: Leaf) -> bool:
+        """Whether the member can be asked what follows a leaf."""
+        limit = self._history.context_size
+        return limit is None or len(leaf.path.ids) < limit
+
+    @property
+    def is_beyond_text(self) -> bool:
+        """Whether the next query is about tokens that are not written yet."""
+        return not self._restarts and any(path.ahead for path in self._unread()[:1])
 
     def grow(self, leaf: Leaf) -> None:
         """Make a path of its own of a token that may come next, to be asked what follows it."""

@@ -148,7 +148,8 @@ class PathReader(TokenReader):
         mixer.keep_hidden(answers)
         for m, asked in queries.items():
             if m in self._paths:
-                mixer.see(m, wide[m][0], answers[m][0].logits)
+                if not self._paths[m].is_beyond_text:
+                    mixer.see(m, wide[m][0], answers[m][0].logits)
                 self._paths[m].read(
                     [
                         [
@@ -229,7 +230,10 @@ class ScoringReader(PathReader):
         assert self._candidates is not None, "the primary is asked first"
         tokens = shared.members[member].tokenizer.sorted_tokens
         rows = score(self._paths[member], tokens, shared.first_tokens, self._candidates)
-        return torch.from_numpy(rows).to(shared.union.device)
+        scores = torch.from_numpy(rows)
+        if shared.union.device.type == "mps":  # which has no float64
+            scores = scores.float()
+        return scores.to(shared.union.device)
 
     def fuse(self, looks: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
         """See `Request.fuse`; over the primary's rows, its ends in one."""

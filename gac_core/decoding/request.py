@@ -1,7 +1,7 @@
 """One request: the object through which a decoding method asks, reads, fuses and emits.
 
 A method asks for logits (`Request.ask`), reads them as distributions (`read`), perhaps fuses these
-(`fuse`), and emits (`emit_alone`, `emit_fused`, `emit_bytes`), which extends all histories.
+(`fuse`), and emits (`emit_alone`, `emit_fused`), which extends all histories.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence

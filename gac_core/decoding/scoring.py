@@ -10,7 +10,6 @@ texts, and never between cuts of one text.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,14 +19,12 @@ from numpy.typing import NDArray
 
 from gac_core.decoding.path import Floats, Leaf
 from gac_core.decoding.paths import LIKELY, Paths
-from gac_core.errors import CannotSpellError
 from gac_core.tokens.sorted_tokens import SortedTokens
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import Vocabulary
 
 _MOST_LIKELY: Final = 32  # tokens of the primary
 _NEGLIGIBLE: Final = 1e-7  # probability of a token that counts for none
-_MOST_REMEMBERED: Final = 100_000  # texts whose first token is known
 _NATURAL: Final = 0.02  # what the token counts with which the primary would begin a leaf
 _GROWN: Final = 0.1  # probability of a leaf that is asked what follows it
 _OPEN: Final = 0.05  # probability of the primary's tokens for which it is
@@ -132,7 +129,6 @@ class FirstTokens:
     def __init__(self, tokenizer: ByteTokenizer, allowed: torch.Tensor) -> None:
         primary, may = tokenizer.vocabulary, allowed.tolist()
         self._tokenizer = tokenizer
-        self._encoded: dict[bytes, int | None] = {}  # the first ids of texts
         self._ids = {data: row for data, row in primary.ids_by_bytes.items() if may[row]}
         self._longest = max(map(len, self._ids))
         self.size = len(primary)
@@ -141,16 +137,8 @@ class FirstTokens:
 
     def of(self, text: bytes) -> int | None:
         """The id with which the primary would begin to write a text; None if there is none."""
-        if text not in self._encoded:
-            if len(self._encoded) >= _MOST_REMEMBERED:
-                self._encoded.clear()
-            with suppress(CannotSpellError):
-                token = self._tokenizer.encode(text)[0]
-                data = self._tokenizer.vocabulary.token_bytes[token]
-                self._encoded[text] = self._ids.get(data)
-            if self._encoded.get(text) is None:
-                self._encoded[text] = self.longest(text)
-        return self._encoded[text]
+        found = self._ids.get(self._tokenizer.first(text))
+        return self.longest(text) if found is None else found
 
     def longest(self, text: bytes) -> int | None:
         """The id of the longest token with which a text begins, which is quicker; or None."""
@@ -180,7 +168,7 @@ def leaf_to_grow(paths: Paths, candidates: Candidates) -> Leaf | None:
     for leaf in paths.leaves():
         if leaf.mass < _GROWN:
             break
-        if not leaf.is_end and candidates.goes_beyond(paths, leaf):
+        if not leaf.is_end and paths.has_room(leaf) and candidates.goes_beyond(paths, leaf):
             return leaf
     return None
 

@@ -35,15 +35,7 @@ class SortedTokens:
         self.tokens = [vocabulary.token_bytes[i] for i in ids]
         self._data = np.frombuffer(b"".join(self.tokens), np.uint8)
         lengths = np.fromiter(map(len, self.tokens), np.int64, len(ids))
-        self._longest = int(lengths.max())
         self._starts = np.cumsum(lengths) - lengths
-
-    def first(self, text: bytes) -> bytes:
-        """The longest token with which a text begins; empty if there is none."""
-        for length in range(min(len(text), self._longest), 0, -1):
-            if text[:length] in self.ids_by_bytes:
-                return text[:length]
-        return b""
 
     def bytes_at(self, low: int, number: int, offset: int) -> NDArray[np.uint8]:
         """The byte at an offset of each of `number` tokens from `low` on, all of them longer."""

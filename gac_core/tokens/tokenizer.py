@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _LETTERS: Final = ("Hello World", "Älter café Ñandú", "STRASSE straße", "Привет Мир")
 _BLANKS: Final = ("a  b", "a\nb\n\nc", "\ta\t b", "a ", "if x:\n    y")
 _LETTER_AND_SPACE: Final = re.compile(rb"[A-Za-z] ")  # in a token that goes on over a word's end
+_MOST_REMEMBERED: Final = 100_000  # byte strings whose first token is known
 _NEXT_WORD: Final = b"a"
 _WORDS_LOOKED_BACK: Final = 32  # spaces before the end at which a word may begin
 
@@ -73,6 +75,7 @@ class ByteTokenizer:
             _LETTER_AND_SPACE.search(data) for data in vocabulary.ids_by_bytes if b" " in data[1:]
         )
         self._unit_ids: dict[bytes, tuple[int, ...]] = {}  # by unit
+        self._first_tokens: dict[bytes, bytes] = {}  # by what they begin
 
     @cached_property
     def sorted_tokens(self) -> SortedTokens:
@@ -208,6 +211,21 @@ class ByteTokenizer:
             ids = tuple(self.encode(unit)) if own is None else (own,)
             self._unit_ids[unit] = ids
         return ids
+
+    def first(self, data: bytes) -> bytes:
+        """The bytes of the token with which the tokenizer itself begins to write these bytes.
+
+        Empty if it can not write them. Remembered, since the same few are asked for over and over.
+        """
+        found = self._first_tokens.get(data)
+        if found is None:
+            if len(self._first_tokens) >= _MOST_REMEMBERED:
+                self._first_tokens.clear()
+            found = b""
+            with suppress(CannotSpellError):
+                found = self.vocabulary.token_bytes[self.encode(data)[0]]
+            self._first_tokens[data] = found
+        return found
 
     def encode_greedily(self, data: bytes) -> list[int]:
         """The ids of the longest tokens that fit, from left to right.
