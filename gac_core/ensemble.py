@@ -251,7 +251,7 @@ class Ensemble:
             >>> chat = [{"role": "user", "content": "What is 77 - 49?"}]
             >>> with Ensemble.pocket() as ensemble, ensemble.stream(chat) as steps:
             ...     [step.text for step in steps]
-            ['7', '7', ' ', '-', ' ', '4', '9', ' ', '=', ' ', '2', '8', '']
+            ['7', '7', ' -', ' ', '4', '9', ' =', ' ', '2', '8', '']
 
         """
         return Stream(self._submission(prompt, params, options), owner=self)

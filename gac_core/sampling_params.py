@@ -20,7 +20,7 @@ class SamplingParams(Checked):
         >>> with Ensemble.pocket() as ensemble:
         ...     output = ensemble.generate(chat, params, temperature=0.0)  # options override
         >>> output.text, output.finish_reason
-        ('77 - 4', 'length')
+        ('77 - 49', 'length')
         >>> SamplingParams.of({"top_p": 2})
         Traceback (most recent call last):
         gac_core.errors.ConfigError: top_p: Input should be less than or equal to 1, got 2

@@ -71,7 +71,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
 
     Stream:
         >>> [chunk.text for chunk in llm.stream("What is 1 + 2?")]
-        ['1', ' ', '+', ' ', '2', ' ', '=', ' ', '3', '']
+        ['1', ' +', ' ', '2', ' =', ' ', '3', '']
 
     Async:
         >>> import asyncio

@@ -73,7 +73,7 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
         >>> answer.text, answer.raw["usage"]["completion_tokens"]
         ('Mila lives in Rome.', 10)
         >>> [piece.delta for piece in llm.stream_complete("What is 1 + 2?")]
-        ['1', ' ', '+', ' ', '2', ' ', '=', ' ', '3', '']
+        ['1', ' +', ' ', '2', ' =', ' ', '3', '']
 
     With an index over documents: ``index.as_query_engine(llm=llm, streaming=True)``.
 
