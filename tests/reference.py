@@ -142,7 +142,7 @@ def slow_ensemble(
             foreign[m] |= (m != primary) if alone else (own_choice != unit)
             answers[m] += unit
             if reencode and foreign[m]:
-                ids[m] = [*prompts[m], *member.tokenizer.encode(answers[m])]
+                ids[m] = [*prompts[m], *member.tokenizer.encode_open(answers[m])]
             elif alone and m == primary:
                 ids[m] += [own_token]
             else:
@@ -701,7 +701,7 @@ class SlowText:
     def tell(self, unit: bytes, token: int | None, *, is_foreign: bool) -> "SlowText":
         foreign, answer = self.is_foreign or is_foreign, self.answer + unit
         if self.reencode and foreign:
-            ids = tuple(self.member.tokenizer.encode(answer))
+            ids = tuple(self.member.tokenizer.encode_open(answer))
         else:
             known = self.member.vocabulary.ids_by_bytes.get(unit) if token is None else token
             more = self.member.tokenizer.encode(unit) if known is None else [known]

@@ -57,7 +57,7 @@ def test_equal_to_the_slow_twin(
     families, primary = families[:number], primary % number
     bar = threshold or 0.5
     method: dict[str, Any] = {"method": "co_llm", "gate": random_gate(), "threshold": bar}
-    method |= {"history": history, "primary": primary}
+    method |= {"space": "tokens", "history": history, "primary": primary}
     gate = GateHead.load(random_gate(), 32)
     with make(families, weights=WEIGHTS[:number], **method) as ensemble:
         model = model_of(ensemble.members[primary])

@@ -26,7 +26,7 @@ SAYS = {
     "langchain/rag": ["The pet of Tom is a parrot.", "The owner of Hotel Astor is Vera."],
     "langchain/structured": ["name='Mila' job='a baker' details=Details(age=42, city='Rome')"],
     "llama_index/agent": ["37 times 12 is 444.", "call: get_weather {'city': 'Rome'}", "sunny."],
-    "llama_index/agreement": ["77[ ]- 49[ ]= [2]8"],
+    "llama_index/agreement": ["77 - 49 = [2]8"],
     "llama_index/chat_engine": ["The best friend of Mila is Tom.", "4 messages remembered"],
     "llama_index/extraction": [
         "details=Details(age=42, city='Rome')",

@@ -50,7 +50,7 @@ def test_equal_to_the_slow_twin(
     )
     temper = 1.0 if weighting == "fixed" else 0.5
     both: dict[str, Any] = {"fusion": fusion, "weighting": weighting, "temper": temper}
-    method |= {"history": history, "primary": primary, **both}
+    method |= {"space": "tokens", "history": history, "primary": primary, **both}
     with make(families[:count], weights=WEIGHTS[:count], **method) as ensemble:
         assert_equal_to_twin(
             ensemble,

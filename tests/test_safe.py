@@ -47,7 +47,8 @@ def test_equal_to_the_slow_twin(
     primary: int,
 ) -> None:
     both: dict[str, Any] = {"primary": primary, "sharpen": sharpen, "block": block}
-    method = {"method": "safe", "history": history, "threshold": threshold, **both}
+    method = {"method": "safe", "space": "tokens", "history": history, **both}
+    method["threshold"] = threshold
     with make(families[:count], weights=WEIGHTS[:count], **method) as ensemble:
         assert_equal_to_twin(
             ensemble,

@@ -285,24 +285,30 @@ def boldest(views: Views) -> torch.Tensor:
     return views.probs[views.probs.amax(-1).argmax()]
 
 
+def widest(views: Views) -> torch.Tensor:
+    """Every byte counts as much as the member thinks that believes in it most."""
+    best = views.probs.amax(0)
+    return best / best.sum()
+
+
 def by_bytes(request: Request) -> Any:
-    """All members write, and the boldest decides."""
+    """All members write, by the widest rule."""
     while not request.finished:
         looks = yield from request.look()
-        yield from request.write(looks, boldest)
+        yield from request.write(looks, widest)
 
 
 @pytest.mark.slow
 def test_a_method_by_bytes() -> None:
     register_method(
-        "boldest_bytes", by_bytes, spaces=("tokens", "bytes"), ignores=("fusion", "weighting")
+        "widest_bytes", by_bytes, spaces=("tokens", "bytes"), ignores=("fusion", "weighting")
     )
-    check_method("boldest_bytes", space="bytes")
+    check_method("widest_bytes", space="bytes")
     a = scripted("byte_level", 1, [{"Hello": 0.6, ".": 0.4}, {"<|endoftext|>": 1.0}])
     letters = [{"H": 0.9, "a": 0.1}, *({piece: 1.0} for piece in ("e", "l", "l", "o"))]
     b = scripted("chatml", 1, [*letters, {"<|im_end|>": 1.0}])
     with Ensemble.from_models(
-        [a, b], names=["a", "b"], method="boldest_bytes", space="bytes"
+        [a, b], names=["a", "b"], method="widest_bytes", space="bytes"
     ) as ensemble:
         output = ensemble.generate("Hello", max_new_tokens=9)
     assert (output.text, output.finish_reason) == ("Hello", "stop")

@@ -96,6 +96,10 @@ class TestRandom(_Random, ChatModelIntegrationTests):
         await super().test_tool_calling_async(model)
 
     @_KNOWS_NOTHING
+    def test_tool_calling_with_no_arguments(self, model: BaseChatModel) -> None:
+        super().test_tool_calling_with_no_arguments(model)
+
+    @_KNOWS_NOTHING
     def test_agent_loop(self, model: BaseChatModel) -> None:
         super().test_agent_loop(model)
 

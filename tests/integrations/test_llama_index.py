@@ -603,7 +603,7 @@ def test_long_documents_are_cut_to_fit(llm: GaCLLM, mode: str) -> None:
 
 @pytest.mark.slow
 async def test_an_agent_does_not_act_on_a_call_that_was_cut(ensemble: Ensemble) -> None:
-    short = GaCLLM(ensemble=ensemble, max_tokens=36)
+    short = GaCLLM(ensemble=ensemble, max_tokens=30)
     question = "What is 37 times 12?"
     with pytest.raises(AnswerCutError, match="raise max_tokens"):
         short.chat_with_tools(TOOLS, question)
