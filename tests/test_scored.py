@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from gac_core import Ensemble
 from gac_core.testing import make_ensemble
-from tests.fakes import FAMILIES, pair
+from tests.fakes import FAMILIES, pair, scripted
 from tests.reference_scored import slow_scored
 from tests.twins import WEIGHTS, assert_equal_to_twin
 
@@ -70,3 +71,12 @@ def test_equal_to_the_slow_twin(
             **gate,
             **options,
         )
+
+
+def test_what_is_agreed_in_part_leaves_the_primarys_own_token_in() -> None:
+    """All agree on "a" only, so the most probable token that begins with it is chosen."""
+    a = scripted("byte_level", 1, [{"an": 0.72, "al": 0.2, ".": 0.08}])
+    b = scripted("chatml", 1, [{"an": 0.3, "al": 0.2, "ac": 0.2, ".": 0.3}])
+    with Ensemble.from_models([a, b], names=["a", "b"], space="scored") as ensemble:
+        (step,) = ensemble.generate("Hello", max_new_tokens=1, logprobs=True).steps
+    assert step.unit == step.top[0][0] == b"an"

@@ -22,9 +22,7 @@ from gac_core.outputs import MemberView, Step
 from gac_core.tokens.spaces import BYTES, Space
 
 _SCORING_PATHS: Final = 16  # kept per helper that scores tokens, most of which need no pass
-_NEGLIGIBLE: Final = (
-    0.05  # share of its best path for which a helper that scores is not asked again
-)
+_NEGLIGIBLE: Final = 0.05  # of the best path's mass; a helper is asked about no lighter one
 _NEXT_TURNS: Final = tuple(
     blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n")
 )
