@@ -106,6 +106,43 @@ def test_a_prompt_without_line_breaks_shows_how_tags_are_written() -> None:
     assert (tags.opens, tags.closes, tags.skips) == ("", "</think>", "</think>")
 
 
+def test_the_end_of_any_prompt_shows_whether_it_opens_a_thought() -> None:
+    """Also with tags that nobody knows, behind whatever was asked."""
+    tokenizer = thinking_tokenizer("always")
+    own = tokenizer.chat_template
+    shown = str(own).replace(
+        "{{ m.content.split('</think>')[-1] }}",
+        "{% if m.thinking %}<r>{{ m.thinking }}</r>{% endif %}{{ m.content }}",
+    )
+    try:
+        tokenizer.chat_template = shown.replace("<think>\n", "<r>")
+        tags = think_tags(tokenizer, None, {})
+        assert tags is not None
+        assert (tags.opens, tags.closes) == ("", "</r>")
+        ends = [tags.prompt_end(render(tokenizer, chat).text) for chat in (CHAT, [*CHAT, *CHAT])]
+    finally:
+        tokenizer.chat_template = own
+    assert ends == ["open", "open"]
+    assert tags.prompt_end("<|im_start|>assistant\n") == "none"
+    assert tags.prompt_end("<|im_start|>assistant\n<r></r>") == "closed"
+
+
+def test_a_template_that_thinks_only_when_told_to() -> None:
+    tokenizer = thinking_tokenizer("hybrid")
+    own = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = str(own).replace(
+            "enable_thinking is defined and not enable_thinking", "not enable_thinking"
+        )
+        with make(thinker("hybrid"), plain()) as ensemble:
+            silent = ensemble.generate(CHAT, max_new_tokens=120)
+            output = ensemble.generate(CHAT, max_new_tokens=120, thinking="on")
+    finally:
+        tokenizer.chat_template = own
+    assert (silent.thought, silent.text) == (None, ANSWER)
+    assert (output.thought, output.text) == (THOUGHT, ANSWER)
+
+
 def test_only_options_that_a_template_names_are_switched() -> None:
     hybrid, channels = thinking_tokenizer("hybrid"), thinking_tokenizer("channels")
     assert switches(hybrid, "off") == {"enable_thinking": False}

@@ -21,7 +21,12 @@ Thinking = Literal["auto", "on", "off"]
 # What a rendered prompt has of a thought at its end: nothing, its beginning, or an empty one.
 PromptEnd = Literal["none", "open", "closed"]
 
-_KNOWN: Final = (("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>"))
+# What models write around thoughts whose templates do not show it.
+_KNOWN: Final = (
+    ("<think>\n", "\n</think>\n\n"),
+    ("[THINK]", "[/THINK]"),  # Mistral
+    ("<|channel>thought\n", "<channel|>"),  # Gemma 4
+)
 # With which templates are told whether to think, if they name them.
 _SWITCHES: Final = ("enable_thinking", "thinking")
 _THOUGHT, _ANSWER = "Hmm.", "Yes."  # without blanks at their ends, which templates may strip
@@ -54,14 +59,15 @@ class ThinkTags:
     close_tag: str
 
     @classmethod
-    def after(cls, prompt: str, tags: tuple[str, str]) -> "ThinkTags":
-        """Tags as a prompt that ends with one has them, else on lines of their own."""
+    def after(cls, prompt: str, opens: str, closes: str) -> "ThinkTags":
+        """Tags with their line breaks, without which a prompt may have them that ends with one."""
+        tags = opens.strip(), closes.strip()
         end = _prompt_end(prompt, *tags)
-        line = "\n" if end == "none" else prompt[len(prompt.rstrip()) :]
-        closes = f"{line}{tags[1]}{line}{line}"
+        if end != "none" and prompt.rstrip() == prompt:
+            opens, closes = tags
         if end == "open":
             return cls("", closes, closes, *tags)
-        return cls(f"{tags[0]}{line}", closes, "", *tags)
+        return cls(opens, closes, "", *tags)
 
     def prompt_end(self, prompt: str) -> PromptEnd:
         """What a prompt has of a thought at its end."""
@@ -69,7 +75,7 @@ class ThinkTags:
 
 
 # Between these a member without tags of its own reads thoughts.
-AS_TEXT: Final = ThinkTags.after("", _KNOWN[0])
+AS_TEXT: Final = ThinkTags.after("", *_KNOWN[0])
 
 
 def think_tags(
@@ -95,6 +101,8 @@ def think_tags(
             )
         return None
     try:
+        # Some templates think only if they are told to.
+        options = {**switches(tokenizer, "on"), **options}
         prompt = _chat(tokenizer, None, options)
         found = None if own else _read_off(tokenizer, prompt, options)
     except (TemplateError, TypeError, ValueError, KeyError):
@@ -102,8 +110,10 @@ def think_tags(
     if found is not None:
         return found
     template = str(tokenizer.chat_template)
-    tags = own or next((tags for tags in _KNOWN if tags[1] in template), None)
-    return None if tags is None else ThinkTags.after(prompt, tags)
+    if own is not None:
+        return ThinkTags.after(prompt, f"{own[0]}\n", f"\n{own[1]}\n\n")
+    known = next((tags for tags in _KNOWN if tags[1].strip() in template), None)
+    return None if known is None else ThinkTags.after(prompt, *known)
 
 
 def _read_off(
@@ -121,8 +131,11 @@ def _read_off(
         return None
     opens, closes = found[1], found[2]
     before, _, _ = plain.removeprefix(prompt).partition(_ANSWER)
-    # A prompt that opens a thought says how itself: its last line.
-    open_tag = opens.strip() or prompt.rstrip().rpartition("\n")[2]
+    # A prompt that opens a thought ends so, whatever is asked.
+    other = _chat(tokenizer, None, options, "Why?")
+    end = _common_end(prompt, other).strip()
+    known = (tags[0].strip() for tags in _KNOWN)
+    open_tag = opens.strip() or next((tag for tag in known if end.endswith(tag)), end)
     skips = before if plain.startswith(prompt) else ("" if opens else closes)
     return ThinkTags(opens, closes, skips, open_tag, closes.strip())
 
@@ -131,12 +144,20 @@ def _chat(
     tokenizer: PreTrainedTokenizerBase,
     thought: Mapping[str, str] | None,
     options: Mapping[str, Any],
+    question: str = "Is it so",
 ) -> str:
     """A question alone, or with its answer, in the model's template."""
-    messages: list[dict[str, Any]] = [{"role": "user", "content": "Is it?"}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": question}]
     if thought is not None:
         messages.append({"role": "assistant", "content": _ANSWER, **thought})
     return template_text(tokenizer, messages, generation=thought is None, options=options)
+
+
+def _common_end(a: str, b: str) -> str:
+    count = next(
+        (n for n, pair in enumerate(zip(a[::-1], b[::-1], strict=False)) if len({*pair}) > 1)
+    )
+    return a[len(a) - count :]
 
 
 def switches(tokenizer: PreTrainedTokenizerBase, thinking: Thinking) -> dict[str, bool]:

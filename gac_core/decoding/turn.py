@@ -150,9 +150,8 @@ class Turn:
     def begin(self) -> Generator[Ask, Answers, Request]:
         """Ask whether members think; the request of the thought, or of the answer without one."""
         if not (yield from self._thinks()):
-            return self._make(
-                self._before(lambda tags: tags.skips, "closed"), self._sampling, ANSWER
-            )
+            prompts = self._before(lambda tags: tags.skips, "closed")
+            return self._make(prompts, self._sampling, ANSWER)
         spelled = {tags.close_text for tags in self._tags if tags.close_id is None}
         part = Part(
             is_chat=True,
