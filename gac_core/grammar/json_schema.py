@@ -23,7 +23,7 @@ def parsed_schema(schema: Any) -> Mapping[str, Any]:
     """
     if isinstance(schema, str):
         try:
-            schema = json.loads(schema)
+            schema = json.loads(schema.removeprefix("\ufeff"))  # the byte order mark of a file
         except ValueError as error:
             raise GrammarError(f"the JSON schema is no JSON: {error}") from error
     if schema is True:
