@@ -13,6 +13,7 @@ from gac_core.chat.deltas import (
     DeltaReader,
     EndDelta,
     TextDelta,
+    ThoughtDelta,
     ToolCall,
 )
 from gac_core.chat.response_format import AnswerForm
