@@ -29,9 +29,11 @@ from .errors import (
     LoadError as LoadError,
     MemberError as MemberError,
     MethodError as MethodError,
+    ModelChangedError as ModelChangedError,
     NonFiniteLogitsError as NonFiniteLogitsError,
     PromptError as PromptError,
     RewritesTextError as RewritesTextError,
+    UnreachableError as UnreachableError,
     VocabularyError as VocabularyError,
 )
 from .fusion.rules import (

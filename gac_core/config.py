@@ -21,6 +21,10 @@ from gac_core.flat_options import flattened, gathered, method_options, option_na
 from gac_core.method_specs import PRESETS, Checked, MethodOptions, RelativePath
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
 
+# Options of a member that mean something to a model in this process only.
+_OF_LOCAL_MODELS: Final = (
+    "device device_map max_memory dtype quantization attention".split()
+)
 # Options that mean something in one space only.
 _OF_SPACES: Final = {"history": "tokens", "paths": "bytes"}
 
@@ -37,7 +41,23 @@ class MemberConfig(Checked):
 
     """
 
-    model: str = Field(description="a hub name, a folder, or a GGUF file")
+    model: str = Field(
+        description="a hub name, a folder, or a GGUF file; with url, where its tokenizer is"
+    )
+    url: str | None = Field(
+        None, pattern=r"^https?://", description="of a running server that computes it"
+    )
+    engine: Literal["sglang", "vllm", "llamacpp"] | None = Field(
+        None, description="with url: what runs there, sglang, vllm or llamacpp"
+    )
+    top_k_logprobs: Annotated[int, Field(strict=True, ge=1)] | Literal["all"] = Field(
+        "all",
+        description="with url: how many of the likeliest tokens are asked for, or all; fewer are "
+        "quicker, and all are asked for where these do not decide",
+    )
+    timeout: float = Field(
+        60.0, gt=0.0, description="with url: seconds for one request, all tries together"
+    )
     gguf_file: str | None = Field(None, description="the GGUF file in that folder or repository")
     name: str | None = Field(None, description="what messages and steps call it")
     revision: str | None = Field(None, description="a commit, tag or branch on the hub")
@@ -76,6 +96,25 @@ class MemberConfig(Checked):
             raise ValueError("device and device_map exclude each other; give one of them")
         if self.max_memory is not None and self.device_map is None:
             raise ValueError("max_memory needs device_map; add device_map: auto")
+        return self
+
+    @model_validator(mode="after")
+    def _computed_once(self) -> Self:
+        if self.url is None:
+            for name in ("engine", "top_k_logprobs", "timeout"):
+                if name in self.changed:
+                    raise ValueError(f"{name} needs url, the address of a server")
+            return self
+        if self.engine is None:
+            raise ValueError("url needs engine, what runs there: sglang, vllm or llamacpp")
+        if self.gguf_file is not None or self.model.endswith(".gguf"):
+            raise ValueError(
+                "url and a GGUF file exclude each other; with url, `model` is the folder or hub "
+                "name of the tokenizer"
+            )
+        for name in _OF_LOCAL_MODELS:
+            if name in self.changed:
+                raise ValueError(f"{name} means nothing with url; set it where the server starts")
         return self
 
 

@@ -20,7 +20,7 @@ def test_the_public_names() -> None:
         *("GacError", "Grammar"),
         *("GrammarError", "LoadError"),
         *("MemberConfig", "MemberError", "MemberUsage", "MemberView", "NonFiniteLogitsError"),
-        "MethodError",
+        *("MethodError", "ModelChangedError", "UnreachableError"),
         *("Outcome", "Output", "PromptError", "RewritesTextError", "SamplingParams", "Step"),
         *("Stream", "Usage", "VocabularyError"),
         *("Ask", "Fused", "Query", "Request", "Scored", "Scorer", "Views", "Weighting"),
