@@ -22,9 +22,7 @@ from gac_core.method_specs import PRESETS, Checked, MethodOptions, RelativePath
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
 
 # Options of a member that mean something to a model in this process only.
-_OF_LOCAL_MODELS: Final = (
-    "device device_map max_memory dtype quantization attention".split()
-)
+_OF_LOCAL_MODELS: Final = "device device_map max_memory dtype quantization attention".split()
 # Options that mean something in one space only.
 _OF_SPACES: Final = {"history": "tokens", "paths": "bytes"}
 

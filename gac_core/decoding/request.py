@@ -140,6 +140,21 @@ class Request:
         """
         return (yield from self._reader.look(members, hidden=hidden))
 
+    def settled(
+        self, looks: Mapping[int, torch.Tensor], threshold: float
+    ) -> Generator[Ask, Answers, dict[int, torch.Tensor]]:
+        """The same looks, by which it is certain whether their largest probability exceeds a bound.
+
+        Members that are servers may give their likeliest tokens only; they are asked again where
+        these do not tell.
+
+        Args:
+            looks: by member index, as `look` gives them.
+            threshold: the bound.
+
+        """
+        return (yield from self._reader.settled(looks, threshold))
+
     @property
     def hidden(self) -> torch.Tensor | None:
         """The primary's last hidden state, (hidden_size,), after `look` with `hidden`."""

@@ -224,8 +224,8 @@ class RemoteScorer:
         if distance > _CHANGED:
             raise ModelChangedError(
                 f"{self.name} at {self._server.url} runs another model than when it was loaded: "
-                f"its probabilities of a short text differ by {distance:.2f}; start the one it was, "
-                "or load the ensemble again"
+                f"its probabilities of a short text differ by {distance:.2f}; start the one that "
+                "it was, or load the ensemble again"
             )
         self._trust()
 

@@ -37,7 +37,7 @@ class Top:
     @classmethod
     def of(cls, ids: Any, logprobs: Any) -> "Top":
         """From anything that numpy reads."""
-        return cls(np.asarray(ids, np.int64), np.asarray(logprobs, np.float32))
+        return cls(np.array(ids, np.int64), np.array(logprobs, np.float32))
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ class SGLang(Engine):
     cure_of_few = "name the folder or hub name of the model itself in `model`"
 
     def body(self, queries: Sequence[Query], count: int, about: About) -> dict[str, Any]:  # noqa: ARG002
+        """See `Engine`."""
         return {
             "input_ids": [[*query.ids, self.safe_id] for query in queries],
             "sampling_params": {"max_new_tokens": 0, "temperature": 0},
@@ -133,6 +134,7 @@ class SGLang(Engine):
         }
 
     def tops(self, answer: Any, queries: Sequence[Query]) -> list[Top]:
+        """See `Engine`."""
         answers = answer if isinstance(answer, list) else [answer]
         tops = []
         for query, one in zip(queries, answers, strict=True):
@@ -148,7 +150,9 @@ def _sglang_rows(meta: dict[str, Any]) -> Iterator[Top]:
     if "input_top_logprobs_val_flat_b64" in meta:
         shape = meta["input_top_logprobs_shape"]
         logprobs, ids = (
-            np.frombuffer(base64.b64decode(meta[key]), np.dtype(meta[f"{key}_dtype"])).reshape(shape)
+            np.frombuffer(base64.b64decode(meta[key]), np.dtype(meta[f"{key}_dtype"])).reshape(
+                shape
+            )
             for key in ("input_top_logprobs_val_flat_b64", "input_top_logprobs_idx_flat_b64")
         )
         yield from map(Top.of, ids, logprobs)
@@ -158,8 +162,12 @@ def _sglang_rows(meta: dict[str, Any]) -> Iterator[Top]:
             yield Top.of([entry[1] for entry in row], [entry[0] for entry in row])
 
 
+def _decoded(meta: dict[str, Any], key: str) -> NDArray[Any]:
+    return np.frombuffer(base64.b64decode(meta[key]), np.dtype(meta[f"{key}_dtype"]))
+
+
 class VLLM(Engine):
-    """vLLM's `/v1/completions`: one id is written after each position, which is a prompt of its own.
+    """vLLM's `/v1/completions`: an id is written after each position, each a prompt of its own.
 
     Its cache of prefixes makes that cheap; logprobs of a prompt would go around the cache.
     """
@@ -169,6 +177,7 @@ class VLLM(Engine):
     cure_of_few = "start it with --max-logprobs -1"
 
     def body(self, queries: Sequence[Query], count: int, about: About) -> dict[str, Any]:
+        """See `Engine`."""
         return {
             "model": about.model,
             "prompt": list(_prefixes(queries)),
@@ -179,6 +188,7 @@ class VLLM(Engine):
         }
 
     def tops(self, answer: Any, queries: Sequence[Query]) -> list[Top]:
+        """See `Engine`."""
         choices = sorted(answer["choices"], key=lambda choice: int(choice["index"]))
         tops = []
         for _, choice in zip(_prefixes(queries), choices, strict=True):
@@ -218,10 +228,13 @@ class LlamaCpp(Engine):
             )
         rows = meta.get("n_vocab")
         return About(
-            str(card["id"]), min(int(s["n_ctx"]) for s in slots), None if rows is None else int(rows)
+            str(card["id"]),
+            min(int(s["n_ctx"]) for s in slots),
+            None if rows is None else int(rows),
         )
 
     def body(self, queries: Sequence[Query], count: int, about: About) -> dict[str, Any]:  # noqa: ARG002
+        """See `Engine`."""
         return {
             "prompt": list(_prefixes(queries)),
             "n_predict": 1,
@@ -233,6 +246,7 @@ class LlamaCpp(Engine):
         }
 
     def tops(self, answer: Any, queries: Sequence[Query]) -> list[Top]:
+        """See `Engine`."""
         answers = answer if isinstance(answer, list) else [answer]
         answers = sorted(answers, key=lambda one: int(one["index"]))
         tops = []

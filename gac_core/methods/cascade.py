@@ -41,6 +41,8 @@ def cascade(request: "Request") -> "Decoder":
     options: CascadeOptions = request.options
     while not request.finished:
         looks = yield from request.look(primary)
+        if helpers:
+            looks = yield from request.settled(looks, options.threshold)
         if helpers and not is_sure(request.legal(looks[primary]), options.threshold):
             looks |= yield from request.look(*helpers)
         yield from request.write(looks)
@@ -54,6 +56,7 @@ SPEC: Final = MethodSpec(
     paper="https://arxiv.org/abs/2406.12585",
     options=CascadeOptions,
     spaces=("tokens", "scored", "bytes"),
+    decides_by_top=True,
     examples=(
         {"threshold": 0.4, "space": "tokens", "history": "append"},
         {"threshold": 0.4, "space": "tokens", "history": "reencode"},

@@ -28,7 +28,7 @@ from gac_core.members.base import Query, Scorer
 _BUFFER: Final = 2**20
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """An answer that is no success.
 
     Args:
@@ -122,7 +122,7 @@ class FakeServer(ABC):
             body: of a POST; None for GET.
 
         Raises:
-            Refusal: there is nothing there, or the request is refused.
+            RefusalError: there is nothing there, or the request is refused.
 
         """
 
@@ -136,7 +136,9 @@ class FakeServer(ABC):
         """The logprobs after the last positions of each prompt, (last, vocab_size) each."""
         for ids in prompts:
             if len(ids) >= self.context_size:
-                raise Refusal(400, f"{len(ids)} tokens exceed the context of {self.context_size}")
+                raise RefusalError(
+                    400, f"{len(ids)} tokens exceed the context of {self.context_size}"
+                )
         queries = [Query(list(ids), n) for ids, n in zip(prompts, last, strict=True)]
         slots = list(range(len(queries)))  # each continues the sequence that was there before
         with self._lock:
@@ -150,20 +152,30 @@ class FakeServer(ABC):
 
 
 class FakeSGLang(FakeServer):
-    """As SGLang's `/generate`."""
+    """As SGLang's `/generate`.
+
+    Args:
+        scorer: computes what it answers.
+        binary: whether it can answer in binary; else it answers in lists.
+
+    """
 
     engine = "sglang"
+
+    def __init__(self, scorer: Scorer, *, binary: bool = True) -> None:
+        super().__init__(scorer)
+        self.binary = binary
 
     def answer(self, path: str, body: Any) -> Any:
         """See `FakeServer`."""
         if (path, body) == ("/v1/models", None):
             return {"object": "list", "data": [self.card()]}
         if path != "/generate" or body is None:
-            raise Refusal(404, "Not Found")
+            raise RefusalError(404, "Not Found")
         prompts, starts = body["input_ids"], body["logprob_start_len"]
         count = body["top_logprobs_num"]
         if count > self.scorer.vocab_size:
-            raise Refusal(500, "selected index k out of range")
+            raise RefusalError(500, "selected index k out of range")
         # The logprobs of a prompt are those before its ids, but for the first one's.
         read = [ids[:-1] for ids in prompts]
         last = [len(ids) - start for ids, start in zip(read, starts, strict=True)]
@@ -172,15 +184,15 @@ class FakeSGLang(FakeServer):
             for rows in self.logprobs(read, last)
         ]
 
-    @staticmethod
-    def _meta(body: Any, ids: NDArray[Any], values: NDArray[Any]) -> dict[str, Any]:
-        meta: dict[str, Any] = {"input_top_logprobs_null_prefix": 1, "output_top_logprobs": []}
-        if not body["return_flat_raw_top_logprobs_b64"]:
+    def _meta(self, body: Any, ids: NDArray[Any], values: NDArray[Any]) -> dict[str, Any]:
+        meta: dict[str, Any] = {"output_top_logprobs": []}
+        if not (self.binary and body.get("return_flat_raw_top_logprobs_b64")):
             rows = [
                 [[value, i, None] for value, i in zip(*row, strict=True)]
                 for row in zip(values.tolist(), ids.tolist(), strict=True)
             ]
-            return {"input_top_logprobs": [None, *rows]}
+            return meta | {"input_top_logprobs": [None, *rows]}
+        meta["input_top_logprobs_null_prefix"] = 1
         meta["input_top_logprobs_shape"] = list(ids.shape)
         for key, array, dtype in (("val", values, np.float32), ("idx", ids, np.int32)):
             data = base64.b64encode(array.astype(dtype).tobytes()).decode()
@@ -209,13 +221,13 @@ class FakeVLLM(FakeServer):
         if (path, body) == ("/v1/models", None):
             return {"object": "list", "data": [self.card()]}
         if path != "/v1/completions" or body is None:
-            raise Refusal(404, "Not Found")
+            raise RefusalError(404, "Not Found")
         if body["model"] != self.scorer.name:
-            raise Refusal(404, f"The model `{body['model']}` does not exist.")
+            raise RefusalError(404, f"The model `{body['model']}` does not exist.")
         rows = self.scorer.vocab_size
         most = rows if self.max_logprobs == -1 else self.max_logprobs
         if body["logprobs"] > most:
-            raise Refusal(
+            raise RefusalError(
                 400,
                 f"Requested sample logprobs of {body['logprobs']}, which is greater than max "
                 f"allowed: {most}",
@@ -266,7 +278,7 @@ class FakeLlamaCpp(FakeServer):
         if (path, body) == ("/slots", None):
             return [{"id": 0, "n_ctx": self.context_size, "speculative": self.speculates}]
         if path != "/completion" or body is None:
-            raise Refusal(404, "File Not Found")
+            raise RefusalError(404, "File Not Found")
         prompts = body["prompt"]
         found = self.logprobs(prompts, [1] * len(prompts))
         answers = [
@@ -344,11 +356,11 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if fake.failures > 0:
                 fake.failures -= 1
-                raise Refusal(fake.status, "told to fail")
+                raise RefusalError(fake.status, "told to fail")
             answer = fake.answer(self.path, body)
             if fake.spoil is not None:
                 answer = fake.spoil(answer)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             status, answer = refusal.status, {"error": {"message": str(refusal)}}
         time.sleep(fake.delay)
         data = json.dumps(answer).encode()
