@@ -144,16 +144,14 @@ class RemoteScorer:
             count = self.vocab_size
             self.stats.second_asks += len(queries)
         tops = iter(self._ask(queries, min(count, self.vocab_size)))
-        return [self._scored([next(tops) for _ in range(query.last)]) for query in queries]
+        return [self.scored([next(tops) for _ in range(query.last)]) for query in queries]
 
     def _ask(self, queries: Sequence[Query], count: int) -> list[Top]:
         """The most probable ids, at least `count`, for each position of each query."""
         tops: list[Top] = []
         for call in _calls(queries):
+            answer = self._server.post(self.engine.path, self.engine.body(call, count, self._about))
             with self._reading():
-                answer = self._server.post(
-                    self.engine.path, self.engine.body(call, count, self._about)
-                )
                 tops += self.engine.tops(answer, call)
             self._calls += 1
             self.stats.forwards += 1
@@ -184,7 +182,7 @@ class RemoteScorer:
                 "before temperature and filters"
             )
 
-    def _scored(self, tops: Sequence[Top]) -> Scored:
+    def scored(self, tops: Sequence[Top]) -> Scored:
         """The distributions after some positions; what is not known of one is spread evenly."""
         logits = torch.empty(len(tops), self.vocab_size)
         known = torch.zeros(len(tops), self.vocab_size, dtype=torch.bool)

@@ -331,7 +331,8 @@ class _Http(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = _BUFFER  # else head and body are two packets, the second of which waits
+    wbufsize = _BUFFER  # head and body are one packet
+    disable_nagle_algorithm = True  # else the last packet of several waits
     server: _Http
 
     def do_GET(self) -> None:
