@@ -14,13 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gac_core import pocket
 from gac_core.chat.prompt import Prompt
 from gac_core.config import EnsembleConfig, MemberConfig, config_of
+from gac_core.decisions import Deciding
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
 from gac_core.engine.process import OneProcess
 from gac_core.engine.streams import AsyncStream, Completion, Stream
 from gac_core.errors import ConfigError, EngineClosedError, PromptError
 from gac_core.members.base import Member, Scorer
-from gac_core.members.loading import Loaded, load_members
+from gac_core.members.loading import Loaded, load_members, path_of
 from gac_core.method_specs import MethodSpec
 from gac_core.outputs import Output
 from gac_core.pocket import folder as pocket_folder  # noqa: F401  (its name until 0.1)
@@ -29,7 +30,7 @@ from gac_core.sampling_params import SamplingParams
 from gac_core.tokens.union import UnionVocabulary
 
 
-class Ensemble:
+class Ensemble(Deciding):
     """Several language models that write one text together.
 
     Make one with `pocket`, `from_pretrained`, `from_config` or `from_models`; use it as a context
@@ -200,7 +201,7 @@ class Ensemble:
                     f"models must be (model or scorer, tokenizer) pairs, not {item!r:.80}"
                 )
         members = [
-            MemberConfig.of({"model": _path_of(model), "name": names[i] if names else None})
+            MemberConfig.of({"model": path_of(model), "name": names[i] if names else None})
             for i, (model, _) in enumerate(models)
         ]
         config = config_of(members, {"weights": weights, **options})
@@ -439,10 +440,6 @@ class Ensemble:
 def _loader(config: EnsembleConfig, *, progress: bool) -> Callable[[], Sequence[Loaded]]:
     """A function that loads the members that take part."""
     return partial(load_members, config.active().members, progress=progress)
-
-
-def _path_of(model: PreTrainedModel | Scorer) -> str:
-    return str(model.name_or_path if isinstance(model, PreTrainedModel) else model.name) or "model"
 
 
 def _check_batch(prompts: Sequence[Prompt]) -> None:

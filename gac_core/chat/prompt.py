@@ -36,6 +36,10 @@ TRANSCRIPT_TEMPLATE: Final = (
 )
 # With which the next turn of this template begins. Not "Answer:", which stands in many answers.
 TURN_MARKS: Final = ("Question:", "System:", "Tool:")
+# What is written between an answer and the turn after it, and the mark.
+NEXT_TURNS: Final = tuple(
+    blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n")
+)
 
 
 def check_text(text: object, where: str) -> str:

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import torch
 
-from gac_core.chat.prompt import TURN_MARKS
+from gac_core.chat.prompt import NEXT_TURNS
 from gac_core.decoding.mixing import Fused, Mixer
 from gac_core.decoding.paths import Paths
 from gac_core.decoding.scoring import Candidates, agreed, leaf_to_grow, score
@@ -23,9 +23,6 @@ from gac_core.tokens.spaces import BYTES, Space
 
 _SCORING_PATHS: Final = 16  # kept per helper that scores tokens, most of which need no pass
 _NEGLIGIBLE: Final = 0.05  # of the best path's mass; a helper is asked about no lighter one
-_NEXT_TURNS: Final = tuple(
-    blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n")
-)
 
 Looks = dict[int, torch.Tensor]  # what members hold likely, by member index
 
@@ -121,7 +118,7 @@ class PathReader(TokenReader):
             most,
             least=least,
             leading_space=self._is_chat and own.leading_space,
-            next_turns=_NEXT_TURNS if self._is_chat and own.reads_transcript else (),
+            next_turns=NEXT_TURNS if self._is_chat and own.reads_transcript else (),
             allowed=_allowed_bytes(self._mixer),
         )
 

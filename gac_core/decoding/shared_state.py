@@ -52,9 +52,18 @@ class SharedState:
     def own_rows(self, member: int) -> Space:
         """A member's own rows, without regard to others."""
         if member not in self._own_rows:
-            vocabulary = self.union.vocabularies[member]
-            self._own_rows[member] = PrimaryRows(UnionVocabulary([vocabulary]), member)
+            self._own_rows[member] = PrimaryRows(self.own_union(member), member)
         return self._own_rows[member]
+
+    def own_union(self, member: int) -> UnionVocabulary:
+        """A member's vocabulary, as if it were alone."""
+        if member not in self._own_unions:
+            self._own_unions[member] = UnionVocabulary([self.union.vocabularies[member]])
+        return self._own_unions[member]
+
+    @cached_property
+    def _own_unions(self) -> dict[int, UnionVocabulary]:
+        return {}
 
     @cached_property
     def _own_rows(self) -> dict[int, Space]:

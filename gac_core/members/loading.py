@@ -63,6 +63,11 @@ class Loaded:
         return frozenset(ends)
 
 
+def path_of(model: PreTrainedModel | Scorer) -> str:
+    """Where a loaded model comes from, or what it is called, as a configuration names it."""
+    return str(model.name_or_path if isinstance(model, PreTrainedModel) else model.name) or "model"
+
+
 def load_members(configs: Sequence[MemberConfig], *, progress: bool = True) -> list[Loaded]:
     """Load all members.
 
