@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 from pydantic import Field
 
-from gac_core.chat.prompt import NEXT_TURNS, Prompt, check_text
+from gac_core.chat.prompt import Prompt, check_text
 from gac_core.decoding.choosing import ChoiceStep, Plan, Reading, choose
 from gac_core.engine.streams import AsyncStream, Stream, Submit
 from gac_core.errors import (
@@ -157,7 +157,7 @@ def submission(
     plan = Plan(
         labels,
         [_reading(runtime, p, labels, has_end=has_end) for p in (prompt, *neutral)],
-        [_ends(member, is_chat=is_chat) if has_end else () for member in runtime.members],
+        has_end,
         _scales(labels, params.length),
         temperatures,
     )
@@ -253,7 +253,7 @@ def _reading(runtime: Runtime, prompt: Prompt, labels: Sequence[str], *, has_end
                 f"the prompt has {len(ids)} tokens for {member.name} and the longest label "
                 f"{longest}, but its context holds {limit}; shorten the prompt"
             )
-    return Reading(prompts, spelled)
+    return Reading(prompts, spelled, is_chat)
 
 
 def _label_ids(member: Member, label: str, *, is_chat: bool) -> list[int]:
@@ -263,13 +263,3 @@ def _label_ids(member: Member, label: str, *, is_chat: bool) -> list[int]:
         return member.tokenizer.encode(space + label.encode())
     except CannotSpellError as error:
         raise PromptError(f"the label {label!r} can not be scored: {error}; reword it") from error
-
-
-def _ends(member: Member, *, is_chat: bool) -> list[int]:
-    """The ids with which a member ends an answer; for want of a template, begins the next turn."""
-    vocabulary = member.tokenizer.vocabulary
-    ends = set(vocabulary.end_ids)
-    if is_chat and member.reads_transcript:
-        begun = {turn[:n] for turn in NEXT_TURNS for n in range(1, len(turn) + 1)}
-        ends |= {vocabulary.ids_by_bytes[text] for text in begun & vocabulary.ids_by_bytes.keys()}
-    return sorted(ends)

@@ -33,11 +33,13 @@ class Reading:
     Attributes:
         prompts: its ids, by member.
         labels: the ids of each label after it, by member and label.
+        is_chat: whether a label begins a turn of its own.
 
     """
 
     prompts: Sequence[Sequence[int]]
     labels: Sequence[Sequence[Sequence[int]]]
+    is_chat: bool
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Plan:
     Attributes:
         labels: two or more, all different.
         readings: of the prompt, and of the neutral prompts after it, if there are any.
-        ends: for each member the ids with which it ends an answer; none if the end does not count.
+        has_end: whether a label counts only if the answer ends after it.
         scales: by which the log-probability of each label is multiplied.
         temperatures: of each member.
 
@@ -55,7 +57,7 @@ class Plan:
 
     labels: tuple[str, ...]
     readings: Sequence[Reading]
-    ends: Sequence[Sequence[int]]
+    has_end: bool
     scales: Sequence[float]
     temperatures: Sequence[float]
 
@@ -138,7 +140,7 @@ def _scored(request: Request, plan: Plan) -> Generator[Ask, Answers, torch.Tenso
             for place, (n, label) in enumerate(part):
                 reading = plan.readings[n]
                 ids = reading.labels[m][label]
-                if more := len(ids) - (not plan.ends[m]):
+                if more := len(ids) - (not plan.has_end):
                     query = Query([*reading.prompts[m], *ids[:more]], more, branch=(n, place))
                     asked.setdefault(m, {})[n, label] = query
         answers = (yield Ask({m: list(own.values()) for m, own in asked.items()})) if asked else {}
@@ -151,23 +153,24 @@ def _scored(request: Request, plan: Plan) -> Generator[Ask, Answers, torch.Tenso
                 rows = firsts[m][n]
                 if (more_rows := rest.get(m, {}).get((n, label))) is not None:
                     rows = torch.cat([rows, more_rows])
+                ends = _ends(request, m, plan.readings[n]) if plan.has_end else []
                 logs[n, m, label] = _logprob(
-                    request, m, rows, plan.readings[n].labels[m][label], plan.ends[m]
+                    request, m, rows, plan.readings[n].labels[m][label], ends
                 )
     return logs
 
 
 def _logprob(
-    request: Request, member: int, rows: torch.Tensor, ids: Sequence[int], ends: Sequence[int]
+    request: Request, member: int, rows: torch.Tensor, ids: Sequence[int], ends: list[int]
 ) -> float:
-    """The log-probability with which a member writes some ids, and then ends if it has ends.
+    """The log-probability with which a member writes some ids, and then perhaps ends.
 
     Args:
         request: the member's.
         member: its index.
         rows: the logits before each of the ids, and after the last one if there are ends.
         ids: one or more.
-        ends: with any of which it ends the answer; perhaps none.
+        ends: the ids with any of which the answer ends after them; none if it need not end.
 
     Raises:
         NonFiniteLogitsError: the logits are NaN or infinite.
@@ -177,7 +180,7 @@ def _logprob(
     logs = logits - logits.logsumexp(-1, keepdim=True)
     found = [float(logs[at, token]) for at, token in enumerate(ids)]
     if ends:
-        found.append(float(logs[-1, list(ends)].logsumexp(-1)))
+        found.append(float(logs[-1, ends].logsumexp(-1)))
     total = sum(found)
     if math.isnan(total):
         raise NonFiniteLogitsError(
@@ -185,6 +188,14 @@ def _logprob(
             "a label; try dtype float32 or bfloat16 for it"
         )
     return total
+
+
+def _ends(request: Request, member: int, reading: Reading) -> list[int]:
+    """The ids with which a member ends an answer; for want of a template, begins the next turn."""
+    ends = request.members[member].tokenizer.vocabulary.end_ids
+    if reading.is_chat and request.members[member].reads_transcript:
+        ends |= request.mixer.shared.next_turn_ids(member)
+    return sorted(ends)
 
 
 def _calibrated(request: Request, plan: Plan, logs: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from gac_core.chat.prompt import NEXT_TURNS
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.scoring import FirstTokens
 from gac_core.errors import CannotSpellError
@@ -67,6 +68,20 @@ class SharedState:
 
     @cached_property
     def _own_rows(self) -> dict[int, Space]:
+        return {}
+
+    def next_turn_ids(self, member: int) -> frozenset[int]:
+        """The ids with which a member may begin the next turn of a transcript."""
+        if member not in self._next_turn_ids:
+            vocabulary = self.union.vocabularies[member]
+            begun = {turn[:n] for turn in NEXT_TURNS for n in range(1, len(turn) + 1)}
+            self._next_turn_ids[member] = frozenset(
+                i for i in vocabulary.text_ids if vocabulary.token_bytes[i] in begun
+            )
+        return self._next_turn_ids[member]
+
+    @cached_property
+    def _next_turn_ids(self) -> dict[int, frozenset[int]]:
         return {}
 
     @property
