@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from benchmarks.closed_questions import Closed, pocket_questions, read_closed
 from gac_core import Ensemble, Grammar
 
-AT_ONCE = 32
+AT_ONCE = 8
 BINS = 15
 RESAMPLES = 2_000
 WAYS: dict[str, dict[str, Any]] = {

@@ -125,7 +125,7 @@ def _scored(request: Request, plan: Plan) -> Generator[Ask, Answers, torch.Tenso
     """The log-probability of each label, (readings, members, labels), in float64."""
     members, counts = range(len(request.members)), range(len(plan.labels))
     prompts = {
-        m: [Query(reading.prompts[m], branch=(n,)) for n, reading in enumerate(plan.readings)]
+        m: [Query(reading.prompts[m], branch=(n, 0)) for n, reading in enumerate(plan.readings)]
         for m in members
     }
     answers = yield Ask(prompts)
@@ -137,11 +137,12 @@ def _scored(request: Request, plan: Plan) -> Generator[Ask, Answers, torch.Tenso
         # What follows each label's first token; nothing, if that is all that counts.
         asked: dict[int, dict[tuple[int, int], Query]] = {}
         for m in members:
-            for place, (n, label) in enumerate(part):
+            for n, label in part:
                 reading = plan.readings[n]
                 ids = reading.labels[m][label]
                 if more := len(ids) - (not plan.has_end):
-                    query = Query([*reading.prompts[m], *ids[:more]], more, branch=(n, place))
+                    branch = n, label % _AT_ONCE  # the first goes on with the prompt's sequence
+                    query = Query([*reading.prompts[m], *ids[:more]], more, branch=branch)
                     asked.setdefault(m, {})[n, label] = query
         answers = (yield Ask({m: list(own.values()) for m, own in asked.items()})) if asked else {}
         rest = {
