@@ -2,9 +2,10 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from gac_core.cli.option_groups import flatten_groups
 from gac_core.cli.options import EnsembleOptions, Json, Question, Raw, System, prompt_of
@@ -42,14 +43,9 @@ def choose(
     """
     example = 'gac choose "Is water wet?" --label yes --label no'
     prompt = prompt_of(question, system, raw=raw, example=example)
+    options: dict[str, Any] = {"prior": prior, "length": length, "temperature": temperature}
     with ensemble_options.load() as ensemble:
-        choice = ensemble.choose(
-            prompt,
-            label,
-            prior=prior,
-            length=length,  # type: ignore[arg-type]  (checked there)
-            temperature=temperature,
-        )
+        choice = ensemble.choose(prompt, label, **options)
     if as_json:
         out().print_json(json.dumps({"label": choice.label, **asdict(choice)}))
     else:
@@ -61,10 +57,10 @@ def _show(choice: "Choice") -> None:
     shown = table()
     names = ["together", *(member.name for member in choice.members)]
     for name in names if len(choice.members) > 1 else names[1:]:
-        shown.add_column(printable(name), justify="right")
+        shown.add_column(Text(printable(name)), justify="right")
     own = [member.probs for member in choice.members]
     columns = [choice.probs, *own] if len(own) > 1 else own
     for place in sorted(range(len(choice.labels)), key=lambda n: -choice.probs[n]):
         cells = [f"{probs[place]:.3f}" for probs in columns]
-        shown.add_row(printable(choice.labels[place]), *cells)
+        shown.add_row(Text(printable(choice.labels[place])), *cells)
     out().print(shown)
