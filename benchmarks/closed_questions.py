@@ -71,6 +71,7 @@ def _computed(task: str, rng: random.Random) -> Closed | None:
     if not steps or (task == "arithmetic" and len(steps) > 1):
         return None
     wrong = [_with_a_slip(rng, item.answer, steps) for _ in range(4 * LABELS)]
+    wrong = [answer for answer in wrong if "= -" not in answer]  # no right one is negative
     return _closed(rng, item.messages, item.answer, wrong)
 
 
@@ -81,7 +82,7 @@ def _with_a_slip(rng: random.Random, answer: str, steps: list[tuple[str, ...]]) 
         found = _RESULT.search(rest)
         assert found is not None
         before, total = total, total + int(by) if sign == "+" else total - int(by)
-        total = max(0, total + (rng.choice((-10, -1, 1, 10)) if n == slip else 0))
+        total += rng.choice((-10, -1, 1, 10)) if n == slip else 0
         made += rest[: found.start()] + f"{before} {sign} {by} = {total}"
         rest = rest[found.end() :]
     return made + re.sub(rf"\b{steps[-1][3]}\b", str(total), rest)
