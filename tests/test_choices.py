@@ -2,9 +2,11 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -185,6 +187,20 @@ def test_the_order_of_labels_does_not_matter(prompt: Prompt, fusion: str) -> Non
             assert found.label == want.label
 
 
+def test_the_order_of_members_does_not_matter_and_a_member_twice_is_that_member() -> None:
+    families, seeds = ["byte_level", "legacy", "chatml"], [0, 1, 2]
+    for prompt in (LONG, CHAT):
+        with make(families, seeds, weights=list(WEIGHTS)) as ensemble:
+            want = ensemble.choose(prompt, LABELS["foreign"])
+        with make(families[::-1], seeds[::-1], weights=list(WEIGHTS)[::-1]) as ensemble:
+            found = ensemble.choose(prompt, LABELS["foreign"])
+        assert found.probs == pytest.approx(want.probs)
+        assert [own.name for own in found.members] == [own.name for own in want.members][::-1]
+        with make(["legacy", "legacy"], [1, 1], fusion="power") as ensemble:
+            twice = ensemble.choose(prompt, LABELS["foreign"])
+        assert twice.probs == pytest.approx(want.members[1].probs)
+
+
 def test_scripted_members_are_pooled_as_computed_by_hand() -> None:
     ends = {"a": "<|endoftext|>", "b": "<|im_end|>"}
     members = [
@@ -281,6 +297,15 @@ def test_unite_pools_the_ten_best_of_each_member() -> None:
         for label in sorted(labels, key=lambda label, own=own: -own.probs[labels.index(label)])[:10]  # type: ignore[misc]
     }
     assert {label for label, prob in choice.by_label.items() if prob > 0} == kept
+
+
+def test_the_docs_show_it() -> None:
+    page = (Path(__file__).parents[1] / "docs/decisions.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shown: list[Any] = []
+    exec(code, {"print": lambda *parts: shown.append(parts)})
+    assert shown[0][0] == "77 - 49 = 28"
+    assert [name for name, *_ in shown[1:]] == ["ada", "bo", "cy"]
 
 
 # ---------------------------------------------------------------- passes, concurrency

@@ -2,6 +2,7 @@ import inspect
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -330,6 +331,14 @@ def test_choose_shows_every_members_view(
     alone = ("-m", folders[0], "--raw", "--label", " a", "--label", " b", "Hello")
     assert gac("choose", *alone) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["chatml"]
+
+
+def test_choose_prints_what_the_docs_show(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs/decisions.md").read_text()
+    block = re.compile(r"^```console\n\$ gac (choose .*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    (shown,) = block.findall(page)
+    assert gac(*shlex.split(shown[0])) == 0
+    assert capsys.readouterr().out == shown[1]
 
 
 def test_a_device_that_is_not_there(

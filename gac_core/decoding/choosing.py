@@ -5,7 +5,6 @@ loop over tokens: the prompts are asked about first, and then all labels at once
 the prompts that are in the cache by then.
 """
 
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -122,49 +121,65 @@ def choose(request: Request, plan: Plan) -> Decoder:
 
 
 def _scored(request: Request, plan: Plan) -> Generator[Ask, Answers, torch.Tensor]:
-    """The log-probability of each label, (readings, members, labels), in float64."""
-    members, counts = range(len(request.members)), range(len(plan.labels))
-    prompts = {
-        m: [Query(reading.prompts[m], branch=(n, 0)) for n, reading in enumerate(plan.readings)]
-        for m in members
-    }
-    answers = yield Ask(prompts)
+    """The log-probability of each label, (readings, members, labels), in float64 on the CPU.
+
+    Raises:
+        NonFiniteLogitsError: some logits are NaN or infinite.
+
+    """
+    members, readings = range(len(request.members)), plan.readings
+    answers = yield Ask(
+        {m: [Query(r.prompts[m], branch=(n, 0)) for n, r in enumerate(readings)] for m in members}
+    )
     firsts = {m: [scored.logits[-1:] for scored in answers[m]] for m in members}
-    logs = torch.empty(len(plan.readings), len(members), len(counts), dtype=torch.float64)
-    pairs = [(n, label) for n in range(len(plan.readings)) for label in counts]
+    logs = torch.empty(len(readings), len(members), len(plan.labels), dtype=torch.float64)
+    pairs = [(n, label) for n in range(len(readings)) for label in range(len(plan.labels))]
     for begin in range(0, len(pairs), _AT_ONCE):
         part = pairs[begin : begin + _AT_ONCE]
-        # What follows each label's first token; nothing, if that is all that counts.
-        asked: dict[int, dict[tuple[int, int], Query]] = {}
-        for m in members:
-            for n, label in part:
-                reading = plan.readings[n]
-                ids = reading.labels[m][label]
-                if more := len(ids) - (not plan.has_end):
-                    branch = n, label % _AT_ONCE  # the first goes on with the prompt's sequence
-                    query = Query([*reading.prompts[m], *ids[:more]], more, branch=branch)
-                    asked.setdefault(m, {})[n, label] = query
+        asked = {m: own for m in members if (own := _queries(plan, m, part))}
         answers = (yield Ask({m: list(own.values()) for m, own in asked.items()})) if asked else {}
-        rest = {
-            m: dict(zip(own, (scored.logits for scored in answers[m]), strict=True))
-            for m, own in asked.items()
-        }
         for m in members:
+            own = asked.get(m, {})
+            rest = dict(zip(own, (scored.logits for scored in answers.get(m, ())), strict=True))
+            found = []
             for n, label in part:
-                rows = firsts[m][n]
-                if (more_rows := rest.get(m, {}).get((n, label))) is not None:
-                    rows = torch.cat([rows, more_rows])
-                ends = _ends(request, m, plan.readings[n]) if plan.has_end else []
-                logs[n, m, label] = _logprob(
-                    request, m, rows, plan.readings[n].labels[m][label], ends
-                )
+                rows = [firsts[m][n], *([rest[n, label]] if (n, label) in rest else [])]
+                ends = _ends(request, m, readings[n]) if plan.has_end else []
+                ids = readings[n].labels[m][label]
+                found.append(_logprob(request, m, torch.cat(rows), ids, ends))
+            for (n, label), value in zip(part, torch.stack(found).tolist(), strict=True):
+                logs[n, m, label] = value
+    wrong = logs.isnan().any(0).any(-1)
+    if bool(wrong.any()):
+        name = request.members[int(wrong.nonzero()[0])].name
+        raise NonFiniteLogitsError(
+            f"{name} gave logits that are NaN, infinite or all masked for a label; try dtype "
+            "float32 or bfloat16 for it"
+        )
     return logs
+
+
+def _queries(
+    plan: Plan, member: int, pairs: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], Query]:
+    """What follows the first token of each label, by reading and label; nothing where none counts.
+
+    The first label of a reading goes on with the sequence of its prompt.
+    """
+    queries = {}
+    for n, label in pairs:
+        reading = plan.readings[n]
+        ids = reading.labels[member][label]
+        if more := len(ids) - (not plan.has_end):
+            prompt = reading.prompts[member]
+            queries[n, label] = Query([*prompt, *ids[:more]], more, branch=(n, label % _AT_ONCE))
+    return queries
 
 
 def _logprob(
     request: Request, member: int, rows: torch.Tensor, ids: Sequence[int], ends: list[int]
-) -> float:
-    """The log-probability with which a member writes some ids, and then perhaps ends.
+) -> torch.Tensor:
+    """The log-probability with which a member writes some ids, and then perhaps ends, ().
 
     Args:
         request: the member's.
@@ -173,22 +188,13 @@ def _logprob(
         ids: one or more.
         ends: the ids with any of which the answer ends after them; none if it need not end.
 
-    Raises:
-        NonFiniteLogitsError: the logits are NaN or infinite.
-
     """
     logits = request.mixer.shared.own_union(member).mask(0, rows)
-    logs = logits - logits.logsumexp(-1, keepdim=True)
-    found = [float(logs[at, token]) for at, token in enumerate(ids)]
+    totals = logits.logsumexp(-1)
+    chosen = logits[torch.arange(len(ids)), list(ids)] - totals[: len(ids)]
     if ends:
-        found.append(float(logs[-1, ends].logsumexp(-1)))
-    total = sum(found)
-    if math.isnan(total):
-        raise NonFiniteLogitsError(
-            f"{request.members[member].name} gave logits that are NaN, infinite or all masked for "
-            "a label; try dtype float32 or bfloat16 for it"
-        )
-    return total
+        return chosen.sum() + logits[-1, ends].logsumexp(-1) - totals[-1]
+    return chosen.sum()
 
 
 def _ends(request: Request, member: int, reading: Reading) -> list[int]:
