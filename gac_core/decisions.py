@@ -64,7 +64,8 @@ class Deciding:
 
         Each member scores each label as it would write it after the prompt in its own template,
         and the ensemble's fusion rule and weights pool these distributions over the labels. The
-        method plays no part: all members are always asked, for all labels at once.
+        method plays no part: all members are always asked, for all labels at once. Members that
+        think before they answer are asked what they answer without a thought.
 
         Args:
             prompt: a raw text that a label goes on with (so labels mostly begin with a space), or
@@ -153,10 +154,13 @@ def submission(
     if has_end is None:
         has_end = is_chat or any(a != b and a.startswith(b) for a in labels for b in labels)
     neutral = [] if prior is False else _neutral_prompts(prompt, prior)
-    request = runtime.request(prompt, SamplingParams(max_new_tokens=1, seed=0))
+    readings = [_reading(runtime, p, labels, has_end=has_end) for p in (prompt, *neutral)]
+    request = runtime.request_after(
+        readings[0].prompts, SamplingParams(max_new_tokens=1, seed=0), is_chat=is_chat
+    )
     plan = Plan(
         labels,
-        [_reading(runtime, p, labels, has_end=has_end) for p in (prompt, *neutral)],
+        readings,
         has_end,
         _scales(labels, params.length),
         temperatures,
@@ -241,7 +245,7 @@ def _without_question(prompt: Prompt) -> list[Prompt]:
 
 def _reading(runtime: Runtime, prompt: Prompt, labels: Sequence[str], *, has_end: bool) -> Reading:
     """A prompt and the labels after it, in each member's ids."""
-    prompts, is_chat = runtime.prompt_ids(prompt), not isinstance(prompt, str)
+    prompts, is_chat = runtime.answer_prompts(prompt), not isinstance(prompt, str)
     spelled = [
         [_label_ids(member, label, is_chat=is_chat) for label in labels]
         for member in runtime.members

@@ -2,20 +2,29 @@
 
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from gac_core.chat.prompt import (
+    Message,
     Prompt,
+    Rendered,
     check_messages,
     check_text,
     has_leading_space,
-    render_prompt,
+    render,
 )
+from gac_core.chat.thoughts import PromptEnd, Thinking, switches, think_tags
 from gac_core.config import EnsembleConfig
+from gac_core.decoding.part import ANSWER, TEXT, Part
 from gac_core.decoding.request import Method, Request
+from gac_core.decoding.run import Sink
 from gac_core.decoding.shared_state import SharedState
+from gac_core.decoding.turn import TagIds, Turn
 from gac_core.engine.engine import Engine
+from gac_core.engine.job import Job, OnError
 from gac_core.errors import CannotSpellError, ConfigError, ContextOverflowError, PromptError
 from gac_core.grammar.constraint import Constraint, GrammarEngine
 from gac_core.members.base import Member, Scorer
@@ -53,6 +62,7 @@ class Runtime:
         method: decodes each request.
         grammars: makes the constraints that hold answers to a grammar.
         engine: drives all requests.
+        sampling: what is not given with a request, of `SamplingParams`.
 
     Raises:
         VocabularyError: a tokenizer can not take part.
@@ -65,11 +75,15 @@ class Runtime:
         spec = spec or METHODS.get(config.method)
         self._check = spec.check
         self._config = config
-        self._tokenizers = [member.tokenizer for member in loaded]
+        self._loaded = loaded
         self._render_lock = threading.Lock()  # tokenizers are not thread-safe
         self.members = tuple(
             _member(member, weight) for member, weight in zip(loaded, config.weights, strict=True)
         )
+        self.sampling = loaded[config.primary].sampling if config.sampling == "model" else {}
+        self._tags = [
+            think_tags(own.tokenizer, own.think_tags, own.template_options) for own in loaded
+        ]
         check_spelling({member.name: member.tokenizer for member in self.members})
         primary = self.members[config.primary]
         vocabularies = [member.tokenizer.vocabulary for member in self.members]
@@ -105,17 +119,82 @@ class Runtime:
             GrammarError: no text of the grammar fits the steps.
 
         """
+        return self.request_after(
+            self.prompt_ids(prompt), sampling, is_chat=not isinstance(prompt, str)
+        )
+
+    def turn(self, prompt: Prompt, sampling: SamplingParams) -> Request | Turn:
+        """As `request`; a turn of several requests if members may think in it.
+
+        Raises:
+            ConfigError: the method can not follow this sampling, or nobody can think.
+
+        """
+        if isinstance(prompt, str):
+            if sampling.thinking == "on":
+                raise PromptError("members think in chats only; give messages, or thinking='auto'")
+            return self.request(prompt, sampling)
+        rendered = self._read(prompt, sampling.thinking)
+        request = self.request_after([chat.ids for chat in rendered], sampling, is_chat=True)
+        if all(tags is None for tags in self._tags):
+            if sampling.thinking == "on":
+                raise ConfigError(
+                    "no member of this ensemble has think tags; set think_tags of one, or leave "
+                    "thinking='auto'"
+                )
+            return request
+        return Turn(self._tag_ids, request, self._prompt_ends(rendered), self._part)
+
+    def answer_prompts(self, prompt: Prompt) -> list[list[int]]:
+        """The ids after which each member answers, and thinks no more.
+
+        Raises:
+            PromptError: it is malformed, or has no token for some member.
+
+        """
+        rendered = self._read(prompt, "off")
+        if isinstance(prompt, str) or all(tags is None for tags in self._tags):
+            return [read.ids for read in rendered]
+        return [
+            [*read.ids, *(() if end == "closed" else tags.skips)]
+            for read, end, tags in zip(
+                rendered, self._prompt_ends(rendered), self._tag_ids, strict=True
+            )
+        ]
+
+    def _prompt_ends(self, rendered: Sequence[Rendered]) -> list[PromptEnd]:
+        """What each member's prompt has of a thought at its end."""
+        return [
+            "none" if tags is None else tags.prompt_end(chat.text)
+            for tags, chat in zip(self._tags, rendered, strict=True)
+        ]
+
+    @cached_property
+    def _tag_ids(self) -> list[TagIds]:
+        """Each member's think tags; needed where some member has its own."""
+        return [TagIds.of(m, tags) for m, tags in zip(self.members, self._tags, strict=True)]
+
+    def submission(
+        self, prompt: Prompt, params: SamplingParams | None, options: Mapping[str, Any]
+    ) -> Callable[[Sink, OnError], Job]:
+        """A checked turn, ready to be submitted with a sink; arguments as of `generate`."""
+        turn = self.turn(prompt, sampling_of(params, options, self.sampling))
+        return partial(self.engine.submit, self.method, turn)
+
+    def request_after(
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams, *, is_chat: bool
+    ) -> Request:
+        """As `request`, after each member's ids of a prompt."""
         if self._check is not None:
             self._check(self._config, sampling)
-        prompts = self.prompt_ids(prompt)
         sampling = _fitted(sampling, self.members, prompts)
-        return Request(
-            self._shared,
-            prompts,
-            sampling,
-            is_chat=not isinstance(prompt, str),
-            constraint=self._constraint(sampling, prompts),
-        )
+        return self._part(prompts, sampling, ANSWER if is_chat else TEXT)
+
+    def _part(
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams, part: Part
+    ) -> Request:
+        constraint = self._constraint(sampling, prompts)
+        return Request(self._shared, prompts, sampling, part, constraint=constraint)
 
     def prompt_ids(self, prompt: Prompt) -> list[list[int]]:
         """The prompt's ids for each member.
@@ -124,21 +203,38 @@ class Runtime:
             PromptError: it is malformed, or has no token for some member.
 
         """
+        return [read.ids for read in self._read(prompt)]
+
+    def _read(self, prompt: Prompt, thinking: Thinking = "auto") -> list[Rendered]:
+        """The prompt as each member reads it."""
         if isinstance(prompt, str):
-            ids = [_read(member, prompt) for member in self.members]
+            found = [Rendered(prompt, _read(member, prompt)) for member in self.members]
         else:
-            for index, message in enumerate(check_messages(prompt)):
-                for member in self.members:
-                    _check_spelled(member, message["content"], f"message {index}")
-            with self._render_lock:
-                ids = [render_prompt(tokenizer, prompt) for tokenizer in self._tokenizers]
-        for member, own in zip(self.members, ids, strict=True):
-            if not own:
+            found = self._render(prompt, thinking)
+        for member, rendered in zip(self.members, found, strict=True):
+            if not rendered.ids:
                 raise PromptError(
                     f"the prompt has no token for {member.name}, whose tokenizer adds no beginning "
                     "of text; give it at least one character"
                 )
-        return ids
+        return found
+
+    def _render(self, messages: Sequence[Message], thinking: Thinking) -> list[Rendered]:
+        """A chat in each member's template."""
+        for index, message in enumerate(check_messages(messages)):
+            for member in self.members:
+                _check_spelled(member, message["content"], f"message {index}")
+                thought = message.get("reasoning_content", "")
+                _check_spelled(member, thought, f"reasoning_content of message {index}")
+        with self._render_lock:
+            return [
+                render(
+                    own.tokenizer,
+                    messages,
+                    options={**switches(own.tokenizer, thinking), **own.template_options},
+                )
+                for own in self._loaded
+            ]
 
     def _constraint(
         self, sampling: SamplingParams, prompts: Sequence[Sequence[int]]
@@ -185,12 +281,17 @@ def _check_spelled(member: Member, text: str, where: str) -> None:
         )
 
 
-def sampling_of(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
+def sampling_of(
+    params: SamplingParams | None,
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> SamplingParams:
     """The sampling of a request, with a seed.
 
     Args:
         params: how to draw; greedy by default.
         options: single fields, which override those of `params`.
+        defaults: of fields that neither gives.
 
     Raises:
         ConfigError: an option is unknown or out of range.
@@ -199,9 +300,9 @@ def sampling_of(params: SamplingParams | None, options: Mapping[str, Any]) -> Sa
     sampling = SamplingParams() if params is None else params
     if not isinstance(sampling, SamplingParams):
         raise ConfigError(f"params must be SamplingParams, not {type(params).__name__}")
-    if options:
+    if options or defaults:
         given = {name: getattr(sampling, name) for name in sampling.model_fields_set}
-        sampling = SamplingParams.of({**given, **options})
+        sampling = SamplingParams.of({**defaults, **given, **options})
     if sampling.seed is None:
         seed = secrets.randbelow(MAX_SEED) if sampling.temperature else 0
         sampling = sampling.model_copy(update={"seed": seed})

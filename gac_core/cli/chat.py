@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from gac_core.cli.option_groups import Without, flatten_groups
 from gac_core.cli.options import EnsembleOptions, SamplingOptions, System, with_system
-from gac_core.cli.terminal import Words, err
+from gac_core.cli.terminal import Words, err, is_terminal, read_input
 from gac_core.errors import PromptError
 from gac_core.sampling_params import SamplingParams
 
@@ -46,23 +46,24 @@ def chat(
             except PromptError as error:
                 err().print(f"{error}; /reset begins anew", style="red", markup=False)
                 continue
-            messages = [*asked, {"role": "assistant", "content": answer}]
+            messages = [*asked, answer]
 
 
 def _read_line() -> str | None:
     """The next line that is not blank; None at the end."""
     while True:
         try:
-            line = input("you> " if sys.stdin.isatty() else "").strip()
+            read = f"{input('you> ')}\n" if is_terminal(sys.stdin) else read_input(whole=False)
         except (EOFError, KeyboardInterrupt):
             return None
-        if line in ("/quit", "/exit"):
+        line = read.strip()
+        if not read or line in ("/quit", "/exit"):
             return None
         if line:
             return line
 
 
-def _answer(ensemble: "Ensemble", prompt: "Prompt", sampling: SamplingParams) -> str:
+def _answer(ensemble: "Ensemble", prompt: "Prompt", sampling: SamplingParams) -> "Message":
     """Show an answer; Ctrl-C stops it and keeps what was written."""
     view, steps = Words(), []
     with ensemble.stream(prompt, sampling) as stream:
@@ -73,4 +74,6 @@ def _answer(ensemble: "Ensemble", prompt: "Prompt", sampling: SamplingParams) ->
         except KeyboardInterrupt:
             err().print(" [stopped]", style="dim", end="", markup=False)
     view.end()
-    return "".join(step.text for step in steps)
+    thought = "".join(step.thought or "" for step in steps)
+    message = {"role": "assistant", "content": "".join(step.text for step in steps)}
+    return {**message, "reasoning_content": thought} if thought else message

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from gac_core.cli.option_groups import Without
+from gac_core.cli.terminal import is_terminal, read_input
 from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError
 from gac_core.grammar.grammar import Grammar
@@ -99,7 +100,7 @@ class EnsembleOptions:
 
         if self.is_pocket:
             return Ensemble.pocket(lazy=lazy, **options)
-        progress = sys.stderr.isatty()
+        progress = is_terminal(sys.stderr)
         if config is not None:
             return Ensemble.from_config(config, lazy=lazy, progress=progress)
         return Ensemble.from_pretrained(
@@ -184,8 +185,8 @@ def prompt_of(question: str | None, system: str | None, *, raw: bool, example: s
         ConfigError: there is no question, or a system message for a raw text.
 
     """
-    if question in (None, "-") and not sys.stdin.isatty():
-        question = sys.stdin.read()
+    if question in (None, "-") and not is_terminal(sys.stdin):
+        question = read_input(whole=True)
     if question is None or question.strip() in ("", "-"):
         raise ConfigError(f"give a question: {example}")
     if not raw:
@@ -212,13 +213,25 @@ class SamplingOptions:
 
     max_new_tokens: MaxNewTokens = None
     temperature: Annotated[
-        float, typer.Option(help="0 takes the most probable; 1 draws freely.")
-    ] = 0.0
-    top_p: Annotated[float, typer.Option(help="Draw only from units up to this mass.")] = 1.0
+        float | None, typer.Option(help="0 takes the most probable; 1 draws freely. Default: 0.")
+    ] = None
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw only from units up to this mass. Default: all.")
+    ] = None
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.")] = None
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be repeated.")
     ] = None
+    thinking: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, on or off: whether models that can think before they answer do. "
+            "Default: auto, as their chat templates have it."
+        ),
+    ] = None
+    max_thought_tokens: Annotated[int | None, typer.Option(help="Steps of a thought at most.")] = (
+        None
+    )
 
     def build(self, grammar: Grammar | None = None) -> SamplingParams:
         """The sampling parameters.
@@ -227,16 +240,9 @@ class SamplingOptions:
             ConfigError: an option is out of range, or grammar and stop exclude each other.
 
         """
-        options: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "stop": self.stop or [],
-            "grammar": grammar,
-        }
-        if self.max_new_tokens is not None:
-            options["max_new_tokens"] = self.max_new_tokens
-        return SamplingParams.of(options)
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        options = {name: value for name, value in given.items() if value is not None}
+        return SamplingParams.of({**options, "grammar": grammar})
 
 
 @dataclass(frozen=True)
@@ -289,9 +295,11 @@ def read_text(path: Path, option: str) -> str:
 
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(encoding="utf-8-sig")  # with a byte order mark or without
+    except OSError as error:
         raise ConfigError(f"{option}: {path} can not be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{option}: {path} can not be read: {error}; save it as UTF-8") from error
 
 
 def check_overwriting(path: Path, *, force: bool) -> None:

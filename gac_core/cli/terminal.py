@@ -1,21 +1,25 @@
 """How answers look on a terminal and in a pipe."""
 
+import io
 import math
+import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from gac_core.errors import ConfigError
 from gac_core.outputs import MemberView, Step
 
 # The styles of words: the primary decided alone, all agreed, or the fusion settled it.
 ALONE: Final = ""
 AGREED: Final = "green"
 SETTLED: Final = "bold yellow"
+THOUGHT: Final = "dim"
 
 
 def out() -> Console:
@@ -26,6 +30,37 @@ def out() -> Console:
 def err() -> Console:
     """Standard error."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def replace_what_can_not_be_shown() -> None:
+    """Write "?" for a letter that is not in the encoding of the output, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a standard stream is a terminal; a service may have no such stream."""
+    return stream is not None and stream.isatty()
+
+
+def read_input(*, whole: bool) -> str:
+    """What standard input holds, or its next line; "" at the end, and where there is none.
+
+    Raises:
+        ConfigError: it is in another encoding.
+
+    """
+    if sys.stdin is None:
+        return ""
+    try:
+        text = sys.stdin.read() if whole else sys.stdin.readline()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"standard input is no text in {error.encoding}: {error.reason} at byte {error.start}; "
+            "convert it, or name its encoding in the environment variable PYTHONIOENCODING"
+        ) from error
+    return text.removeprefix("\ufeff")  # a byte order mark
 
 
 def style_of(step: Step) -> str:
@@ -41,15 +76,21 @@ def printable(text: str) -> str:
 
 
 class Words:
-    """The answer word by word."""
+    """The answer word by word; on a terminal after the thought, which is dim."""
 
     def __init__(self) -> None:
         self._console = out()
+        self._thinks = False
 
     def step(self, step: Step) -> None:
         """Show what became certain with this step."""
         if self._console.is_terminal:
-            self._console.print(Text(printable(step.text), style=style_of(step)), end="")
+            if self._thinks and not step.is_thought:
+                self._console.print("\n")
+            self._thinks = step.is_thought
+            style = THOUGHT if step.is_thought else style_of(step)
+            text = step.text if step.thought is None else step.thought
+            self._console.print(Text(printable(text), style=style), end="")
         else:
             self._console.file.write(step.text)
         self._console.file.flush()
@@ -76,7 +117,8 @@ class Explanation:
         self._count += 1
         self._answer += step.text
         views = {view.name: view for view in step.members}
-        chosen = _quoted(step.unit, is_end=step.is_end)
+        is_over = step.is_thought and step.is_end
+        chosen = "<thought ends>" if is_over else _quoted(step.unit, is_end=step.is_end)
         cells = [
             f"{self._count}",
             chosen,
@@ -126,7 +168,8 @@ def summary(steps: Sequence[Step], seconds: float) -> None:
     assert outcome is not None
     usage = outcome.usage
     disagreed = sum(style_of(step) == SETTLED for step in steps)
-    shares = [f"{usage.steps} steps"]
+    thoughts = sum(step.is_thought for step in steps)
+    shares = [f"{usage.steps} steps"] + [f"{thoughts} of thought"] * (thoughts > 0)
     if len(usage.members) > 1:
         shares.append(f"{usage.fused_steps} decided together")
         shares.append(f"{disagreed} in disagreement")

@@ -200,7 +200,7 @@ def _logprob(
 def _ends(request: Request, member: int, reading: Reading) -> list[int]:
     """The ids with which a member ends an answer; for want of a template, begins the next turn."""
     ends = request.members[member].tokenizer.vocabulary.end_ids
-    if reading.is_chat and request.members[member].reads_transcript:
+    if reading.is_chat:
         ends |= request.mixer.shared.next_turn_ids(member)
     return sorted(ends)
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import torch
 
-from gac_core.chat.prompt import NEXT_TURNS
 from gac_core.config import EnsembleConfig
+from gac_core.decoding.part import ANSWER
 from gac_core.decoding.scoring import FirstTokens
 from gac_core.errors import CannotSpellError
 from gac_core.fusion.rules import Rule
@@ -71,10 +71,11 @@ class SharedState:
         return {}
 
     def next_turn_ids(self, member: int) -> frozenset[int]:
-        """The ids with which a member may begin the next turn of a transcript."""
+        """The ids with which a member may begin the next turn, for want of an end of its own."""
         if member not in self._next_turn_ids:
             vocabulary = self.union.vocabularies[member]
-            begun = {turn[:n] for turn in NEXT_TURNS for n in range(1, len(turn) + 1)}
+            turns = ANSWER.next_turns(member, self.members[member])
+            begun = {turn[:n] for turn in turns for n in range(1, len(turn) + 1)}
             self._next_turn_ids[member] = frozenset(
                 i for i in vocabulary.text_ids if vocabulary.token_bytes[i] in begun
             )

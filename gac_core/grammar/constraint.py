@@ -127,7 +127,7 @@ class Constraint:
         if end is None or tokens is None:
             raise GrammarError(
                 f"no end was found for this grammar ({self._grammar.kind}); bound its patterns, "
-                "such as with maxLength"
+                "such as with maxLength, or offer fewer tools at once"
             )
         if within_budget(end):
             return end
@@ -204,6 +204,11 @@ class Constraint:
     def is_complete(self) -> bool:
         """Whether nothing more may come."""
         return bool(self._matcher.is_stopped())
+
+    @property
+    def needed(self) -> tuple[int, int]:
+        """The steps and the bytes of the known end."""
+        return len(self._engine.encode_greedily(self.end) or ()), len(self.end)
 
     def _is_within(self, end: bytes, steps: int, context_budgets: Sequence[int]) -> bool:
         """Whether an end can be written with so many steps and tokens left."""
