@@ -5,13 +5,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from gac_core.chat.prompt import (
-    Prompt,
-    check_messages,
-    check_text,
-    has_leading_space,
-    render_prompt,
-)
+from gac_core.chat.content import check_text
+from gac_core.chat.prompt import Prompt, check_messages, has_leading_space, render_prompt
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.shared_state import SharedState
