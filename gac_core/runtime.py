@@ -7,12 +7,12 @@ from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Final
 
+from gac_core.chat.content import check_text
+from gac_core.chat.messages import Message
 from gac_core.chat.prompt import (
-    Message,
     Prompt,
     Rendered,
     check_messages,
-    check_text,
     has_leading_space,
     render,
 )
