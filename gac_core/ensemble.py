@@ -432,8 +432,7 @@ class Ensemble:
         self, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
     ) -> Callable[[Sink, OnError], Job]:
         """The checked request, ready to be submitted with a sink."""
-        runtime, sampling = self.runtime, sampling_of(params, options)
-        return partial(runtime.engine.submit, runtime.method, runtime.request(prompt, sampling))
+        return self.runtime.submission(prompt, sampling_of(params, options))
 
 
 def _loader(config: EnsembleConfig, *, progress: bool) -> Callable[[], Sequence[Loaded]]:

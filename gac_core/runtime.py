@@ -2,7 +2,8 @@
 
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from gac_core.chat.prompt import (
@@ -14,8 +15,12 @@ from gac_core.chat.prompt import (
 )
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.request import Method, Request
+from gac_core.decoding.run import Sink
 from gac_core.decoding.shared_state import SharedState
 from gac_core.engine.engine import Engine
+from gac_core.engine.job import Job, OnError
+from gac_core.engine.streams import Submit
+from gac_core.engine.tracing import Trace, Tracing
 from gac_core.errors import CannotSpellError, ConfigError, ContextOverflowError, PromptError
 from gac_core.grammar.constraint import Constraint, GrammarEngine
 from gac_core.members.base import Member, Scorer
@@ -91,6 +96,23 @@ class Runtime:
         )
         self.grammars = GrammarEngine(self._shared.units, self.union.spelling)
         self.engine = Engine(self.members, config.max_batch)
+        self._tracing = Tracing("+".join(config.names), config.method, space)
+
+    def submission(self, prompt: Prompt, sampling: SamplingParams) -> Submit:
+        """The checked request, ready to be submitted with a sink; arguments as of `request`.
+
+        All requests of users go through here, so it is here that their spans begin.
+
+        """
+        trace = self._tracing.begin(prompt, sampling)
+        with _failing(trace):
+            request = self.request(prompt, sampling)
+
+        def submit(sink: Sink, on_error: OnError) -> Job:
+            with _failing(trace):
+                return self.engine.submit(self.method, request, sink, on_error, trace)
+
+        return submit
 
     def request(self, prompt: Prompt, sampling: SamplingParams) -> Request:
         """A request that is ready to be decoded.
@@ -152,6 +174,17 @@ class Runtime:
             if (limit := member.scorer.context_size) is not None
         ]
         return self.grammars.constraint(sampling.grammar, sampling.max_new_tokens, contexts)
+
+
+@contextmanager
+def _failing(trace: Trace | None) -> Iterator[None]:
+    """End the span, if there is one, with an error of the block."""
+    try:
+        yield
+    except Exception as error:
+        if trace is not None:
+            trace.end(error=error)
+        raise
 
 
 def _space(

@@ -142,7 +142,13 @@ class Run:
             return "stop" if is_complete and not answer.was_truncated else "length"
         return None if answer.fits() else "length"
 
-    def _outcome(self, reason: FinishReason, last: Step) -> Outcome:
+    def usage(self, *, is_ended: bool = False) -> Usage:
+        """The tokens and steps so far.
+
+        Args:
+            is_ended: whether the last step is the end, which is no token.
+
+        """
         request = self.request
         members = tuple(
             MemberUsage(member.name, history.prompt_length, history.answer_length)
@@ -151,18 +157,20 @@ class Run:
         primary = members[request.primary]
         written = primary.completion_tokens
         if request.space == "bytes":  # a step is a token, though its encoding may have others
-            written = request.position - last.is_end
-        usage = Usage(
+            written = request.position - is_ended
+        return Usage(
             primary.prompt_tokens,
             written,
             members,
             self._fused_steps,
             request.position,
         )
-        seed = request.sampling.seed
+
+    def _outcome(self, reason: FinishReason, last: Step) -> Outcome:
+        seed = self.request.sampling.seed
         assert seed is not None
         stop = None if self._turns.found else self._stops.matched
-        return Outcome(reason, stop, usage, seed)
+        return Outcome(reason, stop, self.usage(is_ended=last.is_end), seed)
 
 
 def _ends_at_turns(request: Request) -> bool:

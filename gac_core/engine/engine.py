@@ -19,6 +19,7 @@ from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
 from gac_core.engine.process import OneProcess
+from gac_core.engine.tracing import Trace
 from gac_core.engine.workers import Batch, Worker, drop, workers_of
 from gac_core.errors import EngineClosedError
 from gac_core.members.base import Ask, Member
@@ -60,7 +61,14 @@ class Engine:
 
     # ------------------------------------------------ any thread
 
-    def submit(self, method: Method, request: Request, sink: Sink, on_error: OnError) -> Job:
+    def submit(
+        self,
+        method: Method,
+        request: Request,
+        sink: Sink,
+        on_error: OnError,
+        trace: Trace | None = None,
+    ) -> Job:
         """Have a request decoded.
 
         Args:
@@ -68,6 +76,7 @@ class Engine:
             request: the request.
             sink: called with every step, in the engine's thread.
             on_error: called with the error that ended the request, if one did; in that thread, too.
+            trace: its span, if it is traced; that thread ends it.
 
         Returns:
             The job, with which the request can be cancelled.
@@ -78,7 +87,7 @@ class Engine:
 
         """
         self._process.check()
-        job = Job(next(self._serials), method, request, sink, on_error, self._inbox.put)
+        job = Job(next(self._serials), method, request, sink, on_error, self._inbox.put, trace)
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the ensemble is closed; load it again")
@@ -130,6 +139,7 @@ class Engine:
                     jobs.append(item)
             for job in jobs:
                 job.fail(error)
+                job.end_trace()  # if it had been cancelled
             self._running.clear()
             for member in self._members:
                 drop(member.scorer)
@@ -155,8 +165,10 @@ class Engine:
                 self._finish(item)  # it was cancelled
             elif not item.is_over:
                 self._waiting.append(item)
-            elif item in self._waiting:
-                self._waiting.remove(item)
+            else:  # it was cancelled before it began
+                if item in self._waiting:
+                    self._waiting.remove(item)
+                item.close()
 
     def _has_work(self) -> bool:
         if self._waiting and len(self._running) < self._max_batch:
@@ -193,6 +205,7 @@ class Engine:
         for worker in self._workers:
             if batch.member in worker.members:
                 worker.is_busy = False
+        batch.share_times()
         for job in batch.jobs:
             if job.serial not in self._running:
                 continue  # cancelled meanwhile
@@ -222,8 +235,7 @@ class Engine:
     def _finish(self, job: Job) -> None:
         """End a request: close its generator and free its sequences in the members' caches."""
         del self._running[job.serial]
-        job.run.close()
-        job.ask, job.answers = Ask({}), {}  # its stream may be held for long
+        job.close()
         for worker in self._workers:
             for m in job.keys.keys() & set(worker.members):
                 worker.do(partial(drop, self._members[m].scorer, job.keys[m]))
