@@ -58,6 +58,7 @@ class Runtime:
         method: decodes each request.
         grammars: makes the constraints that hold answers to a grammar.
         engine: drives all requests.
+        tracing: begins the spans of requests.
 
     Raises:
         VocabularyError: a tokenizer can not take part.
@@ -96,7 +97,7 @@ class Runtime:
         )
         self.grammars = GrammarEngine(self._shared.units, self.union.spelling)
         self.engine = Engine(self.members, config.max_batch)
-        self._tracing = Tracing("+".join(config.names), config.method, space)
+        self.tracing = Tracing("+".join(config.names), config.method, space)
 
     def submission(self, prompt: Prompt, sampling: SamplingParams) -> Submit:
         """The checked request, ready to be submitted with a sink; arguments as of `request`.
@@ -104,7 +105,7 @@ class Runtime:
         All requests of users go through here, so it is here that their spans begin.
 
         """
-        trace = self._tracing.begin(prompt, sampling)
+        trace = self.tracing.begin(prompt, sampling)
         with _failing(trace):
             request = self.request(prompt, sampling)
 

@@ -25,7 +25,7 @@ from gac_core.outputs import Step, Usage
 from gac_core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span, Tracer
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ class Tracing:
             "gac.method": method,
             "gac.space": space,
         }
+        self._tracer: tuple[object, Tracer] | None = None  # with the provider that made it
 
     def begin(self, prompt: Prompt, sampling: SamplingParams) -> "Trace | None":
         """The trace of a request that is about to be made; None if nobody wants it.
@@ -73,19 +74,26 @@ class Tracing:
         if "opentelemetry.trace" not in sys.modules:  # so no provider was set
             return None
         with _harmless():
-            from opentelemetry import trace
-
             operation = "text_completion" if isinstance(prompt, str) else "chat"
             attributes: dict[str, Any] = {
                 "gen_ai.operation.name": operation,
                 **self._attributes,
                 **_sampling_attributes(sampling),
             }
-            tracer = trace.get_tracer("gac_core")
-            span = tracer.start_span(f"{operation} {self._model}", attributes=attributes)
+            name = f"{operation} {self._model}"
+            span = self._current_tracer().start_span(name, attributes=attributes)
             if span.is_recording():
                 return Trace(span, prompt)
         return None
+
+    def _current_tracer(self) -> "Tracer":
+        """The tracer, made once: each making changes the process's warning filters."""
+        from opentelemetry import trace
+
+        provider = trace.get_tracer_provider()
+        if self._tracer is None or self._tracer[0] is not provider:
+            self._tracer = provider, provider.get_tracer("gac_core")
+        return self._tracer[1]
 
 
 class Trace:

@@ -132,7 +132,7 @@ def _typed(error: BaseException, scorer: Scorer) -> GacError:
 
 def _score(batch: Batch, jobs: Sequence[Job], scorer: Scorer) -> None:
     asked = [(job, query) for job in jobs for query in job.ask.queries[batch.member]]
-    with _timed(batch, jobs, scorer):
+    with timed(batch, jobs, scorer):
         scored = scorer.score([q for _, q in asked], [job.key(q) for job, q in asked])
     if len(scored) != len(asked):
         raise MemberError(f"{scorer.name} gave {len(scored)} answers to {len(asked)} queries")
@@ -145,7 +145,7 @@ def _score(batch: Batch, jobs: Sequence[Job], scorer: Scorer) -> None:
 
 
 @contextmanager
-def _timed(batch: Batch, jobs: Sequence[Job], scorer: Scorer) -> Iterator[None]:
+def timed(batch: Batch, jobs: Sequence[Job], scorer: Scorer) -> Iterator[None]:
     """Take the time of the block, if one of the jobs is traced."""
     if not any(job.trace for job in jobs):
         yield
