@@ -5,6 +5,7 @@ import gc
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -153,17 +154,24 @@ def test_times_of_one_request_lie_within_its_span(
     assert 0 < attributes["gen_ai.response.time_to_first_chunk"] < seconds(span)
 
 
+@pytest.mark.parametrize("most", [4, 1])
 def test_a_shared_forward_is_shared_equally(
-    ensemble: Ensemble, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+    ensemble: Ensemble, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """Each call takes a second by the clock of the test, so shares can be counted."""
+    """Each call takes a second by the clock of the test, so shares can be counted.
+
+    Where a member can not take so many at once, the call fails and each request is tried alone;
+    that took its time, too.
+    """
     monkeypatch.setattr(Stopwatch, "seconds", 1.0)
     calls = dict.fromkeys(("byte_level-0", "legacy-1"), 0)
     score = LocalScorer.score
 
-    def counted(self: LocalScorer, *args: Any) -> Any:
+    def counted(self: LocalScorer, queries: Any, keys: Any) -> Any:
         calls[self.name] += 1
-        return score(self, *args)
+        if len(queries) > most:
+            raise MemberError("too many")
+        return score(self, queries, keys)
 
     monkeypatch.setattr(LocalScorer, "score", counted)
     ensemble.batch(["Hello"] * 4, max_new_tokens=6)
@@ -362,6 +370,30 @@ def test_closing_the_ensemble_ends_all_spans(spans: InMemorySpanExporter) -> Non
         assert facts(span)["error.type"] == "gac_core.errors.EngineClosedError"
     with pytest.raises(EngineClosedError):
         list(running)
+
+
+def test_a_stream_that_is_left_while_the_engine_stops_ends_its_span(
+    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine hears of its own end first, and of the stream's never."""
+    ensemble = make(["byte_level"])
+    model = model_of(ensemble.members[0])
+    forward, is_computing, may_go_on = model.forward, threading.Event(), threading.Event()
+
+    def held_up(*args: Any, **kwargs: Any) -> Any:
+        is_computing.set()
+        assert may_go_on.wait(10)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", held_up)
+    stream = ensemble.stream("Hello", **LONG)
+    assert is_computing.wait(10)
+    ensemble.runtime.engine.stop()
+    stream.close()
+    may_go_on.set()
+    ensemble.close()
+    (span,) = ended(spans)
+    assert facts(span)["gen_ai.response.finish_reasons"] == ("cancelled",)
 
 
 def test_a_failed_forward_is_on_its_span(
