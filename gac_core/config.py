@@ -57,8 +57,12 @@ class MemberConfig(Checked):
     )
     attention: Literal["sdpa", "eager"] = Field("sdpa", description="sdpa, or eager")
     trust_remote_code: bool = Field(False, description="run code from the model's repository")
-    text_tokens: tuple[str, ...] = Field(
-        (), description="added tokens that count as text, such as <think>"
+    text_tokens: tuple[str, ...] = Field((), description="added tokens that count as text")
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="what its chat template is given besides, such as {reasoning_effort: low}"
+    )
+    think_tags: tuple[str, str] | None = Field(
+        None, description="between which it thinks, where its chat template does not show them"
     )
 
     @model_validator(mode="before")
@@ -138,6 +142,11 @@ class EnsembleConfig(Checked):
         "reencode", description="reencode, or append: how a member's ids take in others' units"
     )
     max_batch: int = Field(64, ge=1, description="requests that run at the same time")
+    sampling: Literal["greedy", "model"] = Field(
+        "greedy",
+        description="what is not given with a request: greedy, or model: temperature, top_k, "
+        "top_p, min_p and repetition_penalty as the primary's generation config has them",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -1,6 +1,8 @@
 """A configuration file to start from: every option at its default, with a comment."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -8,6 +10,7 @@ from pydantic import BaseModel
 
 from gac_core.config import EnsembleConfig, MemberConfig
 from gac_core.registry import METHODS
+from gac_core.sampling_params import sampling_defaults
 
 
 def commented_yaml(models: Sequence[str]) -> str:
@@ -20,6 +23,8 @@ def commented_yaml(models: Sequence[str]) -> str:
     lines = ["# An ensemble for gac. Options left out have the values shown.", "members:"]
     for index, model in enumerate(models):
         lines.append(f"  - model: {_flow(model)}")
+        if sampling := _sampling(model):
+            lines.append(f"    # Its generation config, for sampling: model, has {_flow(sampling)}")
         if index == 0:
             lines += _options(MemberConfig, "model", indent="    ")
     lines.append("")
@@ -29,6 +34,15 @@ def commented_yaml(models: Sequence[str]) -> str:
         if own.model_fields:
             lines += ["", f"# Of method {method} only:", *_options(own)]
     return "\n".join(lines) + "\n"
+
+
+def _sampling(model: str) -> dict[str, float]:
+    """The sampling that a model's generation config sets, if it lies in a folder here."""
+    path = Path(model).expanduser() / "generation_config.json"
+    try:
+        return sampling_defaults(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # a hub name, a GGUF file; what is wrong is said when loading
+        return {}
 
 
 def _options(kind: type[BaseModel], *skipped: str, indent: str = "") -> list[str]:

@@ -24,7 +24,7 @@ from gac_core.members.loading import Loaded, load_members
 from gac_core.method_specs import MethodSpec
 from gac_core.outputs import Output
 from gac_core.pocket import folder as pocket_folder  # noqa: F401  (its name until 0.1)
-from gac_core.runtime import Runtime, sampling_of
+from gac_core.runtime import Runtime
 from gac_core.sampling_params import SamplingParams
 from gac_core.tokens.union import UnionVocabulary
 
@@ -432,7 +432,7 @@ class Ensemble:
         self, prompt: Prompt, params: SamplingParams | None, options: dict[str, Any]
     ) -> Callable[[Sink, OnError], Job]:
         """The checked request, ready to be submitted with a sink."""
-        return self.runtime.submission(prompt, sampling_of(params, options))
+        return self.runtime.submission(prompt, params, options)
 
 
 def _loader(config: EnsembleConfig, *, progress: bool) -> Callable[[], Sequence[Loaded]]:

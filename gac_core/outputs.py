@@ -32,7 +32,7 @@ class MemberUsage:
     Attributes:
         name: of the member.
         prompt_tokens: its tokens of the prompt, as its chat template renders it.
-        completion_tokens: its tokens of the answer, without the end.
+        completion_tokens: its tokens of thought and answer, without tags and end.
 
     """
 
@@ -47,10 +47,11 @@ class Usage:
 
     Attributes:
         prompt_tokens: the primary's tokens of the prompt.
-        completion_tokens: the primary's tokens of the answer, without the end.
+        completion_tokens: the primary's tokens of thought and answer, without tags and end.
         members: the same for each member.
         fused_steps: the number of steps that all members decided together.
         steps: the number of all steps.
+        thought_tokens: of the completion tokens, those of the thought.
 
     """
 
@@ -59,6 +60,7 @@ class Usage:
     members: tuple[MemberUsage, ...]
     fused_steps: int
     steps: int
+    thought_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -91,15 +93,16 @@ class Step:
 
     Attributes:
         unit: its bytes; empty for the end, and for a leading space that is only a spelling.
-        is_end: whether it is the end.
-        text: the characters that are certain with it, perhaps none (half a character is held back,
-            and so is text that may begin a stop string).
+        is_end: whether it is the end, of the answer or of the thought before it.
+        text: the characters of the answer that are certain with it, perhaps none (half a character
+            is held back, and so is text that may begin a stop string).
         logprob: the natural logarithm of the unit's probability in the distribution that decided
             (the primary's or the fused one), before temperature and filters.
         decided_by: "primary" if it decided alone, else "ensemble".
         members: the view of each member that was asked.
         top: with `logprobs`, the most probable units and their logprobs, best first.
         outcome: how the answer ended; None before the last step.
+        thought: the characters of a thought that are certain with it; None in the answer.
 
     """
 
@@ -111,6 +114,12 @@ class Step:
     members: tuple[MemberView, ...]
     top: tuple[tuple[bytes, float], ...] = ()
     outcome: Outcome | None = None
+    thought: str | None = None
+
+    @property
+    def is_thought(self) -> bool:
+        """Whether it is part of a thought."""
+        return self.thought is not None
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,8 @@ class Output:
         stop: the stop string that ended it, if one did.
         usage: its numbers of tokens and steps.
         seed: the seed with which the same text is drawn again.
-        steps: its units, one by one.
+        steps: its units, one by one, those of the thought first.
+        thought: what was thought before the answer; None if nothing was.
 
     """
 
@@ -133,12 +143,14 @@ class Output:
     usage: Usage
     seed: int
     steps: tuple[Step, ...]
+    thought: str | None = None
 
     @classmethod
     def of(cls, steps: "tuple[Step, ...] | list[Step]") -> "Output":
         """The answer that all steps of a request make."""
         outcome = steps[-1].outcome
         assert outcome is not None, "the last step carries the outcome"
+        thoughts = [step.thought for step in steps if step.thought is not None]
         return cls(
             "".join(step.text for step in steps),
             outcome.finish_reason,
@@ -146,4 +158,5 @@ class Output:
             outcome.usage,
             outcome.seed,
             tuple(steps),
+            "".join(thoughts).strip() if thoughts else None,
         )

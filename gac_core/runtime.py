@@ -2,24 +2,29 @@
 
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Final
 
 from gac_core.chat.prompt import (
+    Message,
     Prompt,
+    Rendered,
     check_messages,
     check_text,
     has_leading_space,
-    render_prompt,
+    render,
 )
+from gac_core.chat.thoughts import PromptEnd, Thinking, switches, think_tags
 from gac_core.config import EnsembleConfig
+from gac_core.decoding.part import ANSWER, TEXT, Part
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Sink
 from gac_core.decoding.shared_state import SharedState
+from gac_core.decoding.turn import TagIds, Turn
 from gac_core.engine.engine import Engine
 from gac_core.engine.job import Job, OnError
-from gac_core.engine.streams import Submit
 from gac_core.engine.tracing import Trace, Tracing
 from gac_core.errors import CannotSpellError, ConfigError, ContextOverflowError, PromptError
 from gac_core.grammar.constraint import Constraint, GrammarEngine
@@ -58,6 +63,7 @@ class Runtime:
         method: decodes each request.
         grammars: makes the constraints that hold answers to a grammar.
         engine: drives all requests.
+        sampling: what is not given with a request, of `SamplingParams`.
         tracing: begins the spans of requests.
 
     Raises:
@@ -71,11 +77,18 @@ class Runtime:
         spec = spec or METHODS.get(config.method)
         self._check = spec.check
         self._config = config
-        self._tokenizers = [member.tokenizer for member in loaded]
+        self._loaded = loaded
         self._render_lock = threading.Lock()  # tokenizers are not thread-safe
         self.members = tuple(
             _member(member, weight) for member, weight in zip(loaded, config.weights, strict=True)
         )
+        self.sampling = loaded[config.primary].sampling if config.sampling == "model" else {}
+        self._tags = [
+            think_tags(own.tokenizer, own.think_tags, own.template_options) for own in loaded
+        ]
+        self._tag_ids = [
+            TagIds.of(member, tags) for member, tags in zip(self.members, self._tags, strict=True)
+        ]
         check_spelling({member.name: member.tokenizer for member in self.members})
         primary = self.members[config.primary]
         vocabularies = [member.tokenizer.vocabulary for member in self.members]
@@ -99,22 +112,6 @@ class Runtime:
         self.engine = Engine(self.members, config.max_batch)
         self.tracing = Tracing("+".join(config.names), config.method, space)
 
-    def submission(self, prompt: Prompt, sampling: SamplingParams) -> Submit:
-        """The checked request, ready to be submitted with a sink; arguments as of `request`.
-
-        All requests of users go through here, so it is here that their spans begin.
-
-        """
-        trace = self.tracing.begin(prompt, sampling)
-        with _failing(trace):
-            request = self.request(prompt, sampling)
-
-        def submit(sink: Sink, on_error: OnError) -> Job:
-            with _failing(trace):
-                return self.engine.submit(self.method, request, sink, on_error, trace)
-
-        return submit
-
     def request(self, prompt: Prompt, sampling: SamplingParams) -> Request:
         """A request that is ready to be decoded.
 
@@ -128,17 +125,69 @@ class Runtime:
             GrammarError: no text of the grammar fits the steps.
 
         """
+        return self._rendered_request(
+            self._read(prompt), sampling, is_chat=not isinstance(prompt, str)
+        )
+
+    def turn(self, prompt: Prompt, sampling: SamplingParams) -> Request | Turn:
+        """As `request`; a turn of several requests if members may think in it.
+
+        Raises:
+            ConfigError: the method can not follow this sampling, or nobody can think.
+
+        """
+        if isinstance(prompt, str):
+            if sampling.thinking == "on":
+                raise PromptError("members think in chats only; give messages, or thinking='auto'")
+            return self.request(prompt, sampling)
+        rendered = self._read(prompt, sampling.thinking)
+        request = self._rendered_request(rendered, sampling, is_chat=True)
+        if all(tags is None for tags in self._tags):
+            if sampling.thinking == "on":
+                raise ConfigError(
+                    "no member of this ensemble has think tags; set think_tags of one, or leave "
+                    "thinking='auto'"
+                )
+            return request
+        ends: list[PromptEnd] = [
+            "none" if tags is None else tags.prompt_end(chat.text)
+            for tags, chat in zip(self._tags, rendered, strict=True)
+        ]
+        return Turn(self._tag_ids, request, ends, self._part)
+
+    def submission(
+        self, prompt: Prompt, params: SamplingParams | None, options: Mapping[str, Any]
+    ) -> Callable[[Sink, OnError], Job]:
+        """A checked turn, ready to be submitted with a sink; arguments as of `generate`.
+
+        All requests of users go through here, so it is here that their spans begin.
+
+        """
+        sampling = sampling_of(params, options, self.sampling)
+        trace = self.tracing.begin(prompt, sampling)
+        with _failing(trace):
+            turn = self.turn(prompt, sampling)
+
+        def submit(sink: Sink, on_error: OnError) -> Job:
+            with _failing(trace):
+                return self.engine.submit(self.method, turn, sink, on_error, trace)
+
+        return submit
+
+    def _rendered_request(
+        self, rendered: Sequence[Rendered], sampling: SamplingParams, *, is_chat: bool
+    ) -> Request:
         if self._check is not None:
             self._check(self._config, sampling)
-        prompts = self.prompt_ids(prompt)
+        prompts = [chat.ids for chat in rendered]
         sampling = _fitted(sampling, self.members, prompts)
-        return Request(
-            self._shared,
-            prompts,
-            sampling,
-            is_chat=not isinstance(prompt, str),
-            constraint=self._constraint(sampling, prompts),
-        )
+        return self._part(prompts, sampling, ANSWER if is_chat else TEXT)
+
+    def _part(
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams, part: Part
+    ) -> Request:
+        constraint = self._constraint(sampling, prompts)
+        return Request(self._shared, prompts, sampling, part, constraint=constraint)
 
     def prompt_ids(self, prompt: Prompt) -> list[list[int]]:
         """The prompt's ids for each member.
@@ -147,21 +196,38 @@ class Runtime:
             PromptError: it is malformed, or has no token for some member.
 
         """
+        return [read.ids for read in self._read(prompt)]
+
+    def _read(self, prompt: Prompt, thinking: Thinking = "auto") -> list[Rendered]:
+        """The prompt as each member reads it."""
         if isinstance(prompt, str):
-            ids = [_read(member, prompt) for member in self.members]
+            found = [Rendered(prompt, _read(member, prompt)) for member in self.members]
         else:
-            for index, message in enumerate(check_messages(prompt)):
-                for member in self.members:
-                    _check_spelled(member, message["content"], f"message {index}")
-            with self._render_lock:
-                ids = [render_prompt(tokenizer, prompt) for tokenizer in self._tokenizers]
-        for member, own in zip(self.members, ids, strict=True):
-            if not own:
+            found = self._render(prompt, thinking)
+        for member, rendered in zip(self.members, found, strict=True):
+            if not rendered.ids:
                 raise PromptError(
                     f"the prompt has no token for {member.name}, whose tokenizer adds no beginning "
                     "of text; give it at least one character"
                 )
-        return ids
+        return found
+
+    def _render(self, messages: Sequence[Message], thinking: Thinking) -> list[Rendered]:
+        """A chat in each member's template."""
+        for index, message in enumerate(check_messages(messages)):
+            for member in self.members:
+                _check_spelled(member, message["content"], f"message {index}")
+                thought = message.get("reasoning_content", "")
+                _check_spelled(member, thought, f"reasoning_content of message {index}")
+        with self._render_lock:
+            return [
+                render(
+                    own.tokenizer,
+                    messages,
+                    options={**switches(own.tokenizer, thinking), **own.template_options},
+                )
+                for own in self._loaded
+            ]
 
     def _constraint(
         self, sampling: SamplingParams, prompts: Sequence[Sequence[int]]
@@ -219,12 +285,17 @@ def _check_spelled(member: Member, text: str, where: str) -> None:
         )
 
 
-def sampling_of(params: SamplingParams | None, options: Mapping[str, Any]) -> SamplingParams:
+def sampling_of(
+    params: SamplingParams | None,
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> SamplingParams:
     """The sampling of a request, with a seed.
 
     Args:
         params: how to draw; greedy by default.
         options: single fields, which override those of `params`.
+        defaults: of fields that neither gives.
 
     Raises:
         ConfigError: an option is unknown or out of range.
@@ -233,9 +304,9 @@ def sampling_of(params: SamplingParams | None, options: Mapping[str, Any]) -> Sa
     sampling = SamplingParams() if params is None else params
     if not isinstance(sampling, SamplingParams):
         raise ConfigError(f"params must be SamplingParams, not {type(params).__name__}")
-    if options:
+    if options or defaults:
         given = {name: getattr(sampling, name) for name in sampling.model_fields_set}
-        sampling = SamplingParams.of({**given, **options})
+        sampling = SamplingParams.of({**defaults, **given, **options})
     if sampling.seed is None:
         seed = secrets.randbelow(MAX_SEED) if sampling.temperature else 0
         sampling = sampling.model_copy(update={"seed": seed})

@@ -1,6 +1,7 @@
 """How one answer is drawn and when it ends."""
 
-from typing import Annotated, Any, Final, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,6 +9,8 @@ from gac_core.grammar.grammar import Grammar
 from gac_core.method_specs import Checked
 
 MAX_SEED: Final = 2**63 - 1  # the largest signed integer of 64 bits
+# What generation configs of models have under the same names.
+_MODELS_OWN: Final = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 
 class SamplingParams(Checked):
@@ -27,7 +30,9 @@ class SamplingParams(Checked):
 
     """
 
-    max_new_tokens: int = Field(256, ge=1, description="steps at most, the end included")
+    max_new_tokens: int = Field(
+        256, ge=1, description="steps at most, those of a thought and the end included"
+    )
     temperature: float = Field(0.0, ge=0.0, description="0 is greedy")
     top_k: int = Field(0, ge=0, description="keep the k most probable units; 0 keeps all")
     top_p: float = Field(
@@ -42,6 +47,14 @@ class SamplingParams(Checked):
         (), description="the answer ends before the first of these"
     )
     grammar: Grammar | None = Field(None, description="the language the answer is held to")
+    thinking: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether members that can think before they answer do: auto is as their chat "
+        "templates and they themselves have it",
+    )
+    max_thought_tokens: int | None = Field(
+        None, ge=0, description="steps of a thought at most; None is as many as the answer may have"
+    )
     logprobs: bool = Field(False, description="keep the most probable units of each step")
     top_logprobs: int = Field(5, ge=0, le=100, description="how many, with logprobs")
 
@@ -61,3 +74,19 @@ class SamplingParams(Checked):
         if isinstance(values, dict) and "stop" in values and values["stop"] is None:
             return {**values, "stop": ()}
         return values
+
+
+def sampling_defaults(config: Mapping[str, Any]) -> dict[str, float]:
+    """The fields of `SamplingParams` that a generation config sets.
+
+    transformers samples only if `do_sample` says so; what else is set is for those who turn it on.
+
+    Args:
+        config: the values of a `generation_config.json`.
+
+    """
+    given = {name: config[name] for name in _MODELS_OWN if config.get(name) is not None}
+    if not config.get("do_sample"):
+        penalty = given.get("repetition_penalty")
+        return {} if penalty is None else {"repetition_penalty": penalty}
+    return {"temperature": 1.0, **given}

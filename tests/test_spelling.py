@@ -10,10 +10,16 @@ from gac_core import Ensemble, GrammarError, PromptError
 from gac_core.grammar.grammar import Grammar
 from gac_core.testing import laws
 from gac_core.testing.models import LACKING
-from gac_core.tokens.spelling import CommonSpelling
+from gac_core.tokens.spelling import CommonSpelling, warn_of
 from gac_core.tokens.union import UnionVocabulary
 from gac_core.tokens.vocabulary import IN_EVERY_TEXT, NEVER_IN_TEXT, TokenKind
 from tests.fakes import byte_tokenizer_of, make, pair
+
+
+@pytest.fixture(autouse=True)
+def nothing_said() -> None:
+    """What other tests were warned of is said again."""
+    warn_of.cache_clear()
 
 
 def spelling_of(*families: str, by_bytes: bool = False) -> CommonSpelling:
@@ -84,8 +90,9 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_what_a_member_lacks_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    with make(["sparse", "byte_level", "characters"]) as ensemble:
-        ensemble.batch(["Hello", "Hi"], max_new_tokens=3)
+    for _ in range(2):
+        with make(["sparse", "byte_level", "characters"]) as ensemble:
+            ensemble.batch(["Hello", "Hi"], max_new_tokens=3)
     sparse, characters = warnings_of(caplog)
     assert sparse.startswith("sparse-0 has no tokens for 6 control characters (U+0004, U+0006,")
     assert characters.startswith("characters-2 has no tokens for")

@@ -32,6 +32,7 @@ from gac_core.engine.tracing import Trace
 from gac_core.members.local import LocalScorer
 from tests.fakes import assert_rests, make, model_of
 from tests.test_engine import OWN_PLACE
+from tests.test_thoughts import thinker
 
 CHAT: list[Message] = [{"role": "user", "content": "Hello"}]
 LONG: dict[str, Any] = {"max_new_tokens": 400}
@@ -230,6 +231,26 @@ def test_no_text_is_shown_unless_asked_for(
             "finish_reason": "length",
         }
     ]
+
+
+def test_a_thought_is_counted_and_shown_as_one(
+    spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CAPTURE, "true")
+    with Ensemble.from_models([thinker("hybrid")]) as ensemble:
+        output = ensemble.generate(CHAT, max_new_tokens=120)
+        shown = {"role": "assistant", "content": output.text, "reasoning_content": output.thought}
+        ensemble.generate([*CHAT, shown, *CHAT], max_new_tokens=1)
+    first, second = ended(spans, 2)
+    assert output.usage.thought_tokens > 0
+    assert facts(first)["gen_ai.usage.reasoning.output_tokens"] == output.usage.thought_tokens
+    parts = [
+        {"type": "reasoning", "content": output.thought},
+        {"type": "text", "content": output.text},
+    ]
+    (answered,) = json.loads(facts(first)["gen_ai.output.messages"])
+    asked = json.loads(facts(second)["gen_ai.input.messages"])[1]
+    assert answered["parts"] == asked["parts"] == parts
 
 
 # ---------------------------------------------------------------- however it is asked

@@ -6,6 +6,8 @@ added token that is no plain text, since some are neither special nor named by t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from jinja2 import TemplateError
@@ -18,9 +20,13 @@ from gac_core.tokens.vocabulary import Vocabulary, is_plain_text
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]  # a text to go on with, or a chat
 ROLES: Final = ("system", "user", "assistant", "tool")
+_NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 # What a message may have beside role and content.
-_FIELDS: Final = {"assistant": ("tool_calls",), "tool": ("tool_call_id", "name")}
+_FIELDS: Final = {
+    "assistant": ("tool_calls", "reasoning_content"),
+    "tool": ("tool_call_id", "name"),
+}
 
 _MARKS: Final = frozenset("\U000f0000\U000f0001")  # see `_check_marks`
 
@@ -36,6 +42,20 @@ TRANSCRIPT_TEMPLATE: Final = (
 )
 # With which the next turn of this template begins. Not "Answer:", which stands in many answers.
 TURN_MARKS: Final = ("Question:", "System:", "Tool:")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A chat in a member's template.
+
+    Attributes:
+        text: as the template writes it.
+        ids: the member's ids of it.
+
+    """
+
+    text: str
+    ids: list[int]
 
 
 def check_text(text: object, where: str) -> str:
@@ -63,7 +83,8 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
     The content may be a string, or a list of strings and ``{"type": "text"}`` parts, which are
     joined as they are; an assistant's may be None. An assistant's `tool_calls` become text in the
-    form of `gac_core.chat.tools`. The `tool_call_id` and `name` of a tool's result are not shown,
+    form of `gac_core.chat.tools`. Its `reasoning_content` is the thought before it, which members
+    read whose templates show it. The `tool_call_id` and `name` of a tool's result are not shown,
     but results are put in the order of the calls.
 
     Raises:
@@ -95,8 +116,17 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
                 check_text(text_of_calls(message["tool_calls"], where), where), where
             )
             content = f"{content}\n{calls}" if content else calls
-        checked.append({"role": role, "content": content})
+        checked.append({"role": role, "content": content, **_thought(message, where)})
     return _in_order_of_calls(messages, checked)
+
+
+def _thought(message: Message, where: str) -> dict[str, str]:
+    """The thought before an answer, under the names by which templates ask for it."""
+    thought = message.get("reasoning_content")
+    if not thought:
+        return {}
+    text = _check_marks(check_text(thought, f"reasoning_content of {where}"), where)
+    return {"reasoning_content": text, "thinking": text}
 
 
 def _in_order_of_calls(
@@ -149,12 +179,32 @@ def render_prompt(
     messages: Sequence[Message],
     *,
     add_generation_prompt: bool = True,
+    options: Mapping[str, Any] = _NO_OPTIONS,
 ) -> list[int]:
-    """The ids of the messages in this tokenizer's chat template, with one BOS at most.
+    """The ids of the messages in this tokenizer's chat template; see `render`."""
+    return render(
+        tokenizer, messages, add_generation_prompt=add_generation_prompt, options=options
+    ).ids
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    add_generation_prompt: bool = True,
+    options: Mapping[str, Any] = _NO_OPTIONS,
+) -> Rendered:
+    """The messages in this tokenizer's chat template, with one BOS at most.
 
     A template that refuses or drops the system role gets the system text as the beginning of the
     first user turn; one that refuses or drops tools' results gets them as a user's turn; one that
     insists on alternating roles gets neighbours of one role joined.
+
+    Args:
+        tokenizer: whose template it is.
+        messages: the chat.
+        add_generation_prompt: whether the prompt ends where an answer begins.
+        options: what the template is given besides, such as `enable_thinking`.
 
     Raises:
         PromptError: the template refuses the messages all the same, or loses a part of them.
@@ -164,12 +214,12 @@ def render_prompt(
     refusal: Exception | None = None
     for form in _forms(plain):
         try:
-            text, ids = _render(tokenizer, form, add_generation_prompt)
+            rendered = _render(tokenizer, form, options, generation=add_generation_prompt)
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             refusal = error
             continue
-        if _is_complete(text, form):
-            return ids
+        if _is_complete(rendered.text, form):
+            return rendered
     raise PromptError(
         f"the chat template of {tokenizer.name_or_path or 'this tokenizer'!r} "
         + (f"refuses these messages: {refusal}" if refusal else "drops a part of the messages")
@@ -188,9 +238,13 @@ def _forms(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], generation: bool
-) -> tuple[str, list[int]]:
-    text = _template_text(tokenizer, messages, generation=generation)
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict[str, Any]],
+    options: Mapping[str, Any],
+    *,
+    generation: bool,
+) -> Rendered:
+    text = template_text(tokenizer, messages, generation=generation, options=options)
     # Prompts that are too long are refused later; transformers need not warn of them.
     tokenizer.deprecation_warnings[_TOO_LONG] = True
     own_controls = tokenizer.chat_control_tokens
@@ -198,30 +252,37 @@ def _render(
         t.content for t in tokenizer.added_tokens_decoder.values() if not is_plain_text(t)
     ]
     try:
-        ids = tokenizer.apply_chat_template(
+        ids: Any = tokenizer.apply_chat_template(
             messages,
             chat_template=_own_or_transcript(tokenizer),
             add_generation_prompt=generation,
             return_dict=False,
             sanitize_control_tokens=True,
+            **options,
         )
     finally:
         tokenizer.chat_control_tokens = own_controls
     bos = tokenizer.bos_token_id
     if not tokenizer.chat_template and _adds_bos(tokenizer) and ids[:1] != [bos]:
         ids = [bos, *ids]
-    return text, list(ids)
+    return Rendered(text, list(ids))
 
 
-def _template_text(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], *, generation: bool
+def template_text(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict[str, Any]],
+    *,
+    generation: bool,
+    options: Mapping[str, Any] = _NO_OPTIONS,
 ) -> str:
+    """Checked messages as a template writes them; raises what the template raises."""
     return str(
         tokenizer.apply_chat_template(
             messages,
             chat_template=_own_or_transcript(tokenizer),
             add_generation_prompt=generation,
             tokenize=False,
+            **options,
         )
     )
 
@@ -291,5 +352,5 @@ def has_leading_space(tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary
         answer = b"".join(vocabulary.token_bytes[i] for i in whole[len(prompt) :])
         return answer.startswith(b" ")
     # The prompt's last token runs into the answer: look at the text.
-    before, _, _ = _template_text(tokenizer, answered, generation=False).rpartition("Hello")
+    before, _, _ = template_text(tokenizer, answered, generation=False).rpartition("Hello")
     return before.endswith(" ")

@@ -46,7 +46,7 @@ def chat(
             except PromptError as error:
                 err().print(f"{error}; /reset begins anew", style="red", markup=False)
                 continue
-            messages = [*asked, {"role": "assistant", "content": answer}]
+            messages = [*asked, answer]
 
 
 def _read_line() -> str | None:
@@ -62,7 +62,7 @@ def _read_line() -> str | None:
             return line
 
 
-def _answer(ensemble: "Ensemble", prompt: "Prompt", sampling: SamplingParams) -> str:
+def _answer(ensemble: "Ensemble", prompt: "Prompt", sampling: SamplingParams) -> "Message":
     """Show an answer; Ctrl-C stops it and keeps what was written."""
     view, steps = Words(), []
     with ensemble.stream(prompt, sampling) as stream:
@@ -73,4 +73,6 @@ def _answer(ensemble: "Ensemble", prompt: "Prompt", sampling: SamplingParams) ->
         except KeyboardInterrupt:
             err().print(" [stopped]", style="dim", end="", markup=False)
     view.end()
-    return "".join(step.text for step in steps)
+    thought = "".join(step.thought or "" for step in steps)
+    message = {"role": "assistant", "content": "".join(step.text for step in steps)}
+    return {**message, "reasoning_content": thought} if thought else message

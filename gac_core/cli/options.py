@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -172,13 +172,25 @@ class SamplingOptions:
 
     max_new_tokens: MaxNewTokens = None
     temperature: Annotated[
-        float, typer.Option(help="0 takes the most probable; 1 draws freely.")
-    ] = 0.0
-    top_p: Annotated[float, typer.Option(help="Draw only from units up to this mass.")] = 1.0
+        float | None, typer.Option(help="0 takes the most probable; 1 draws freely. Default: 0.")
+    ] = None
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw only from units up to this mass. Default: all.")
+    ] = None
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.")] = None
     stop: Annotated[
         list[str] | None, typer.Option(help="End before this text; may be repeated.")
     ] = None
+    thinking: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, on or off: whether models that can think before they answer do. "
+            "Default: auto, as their chat templates have it."
+        ),
+    ] = None
+    max_thought_tokens: Annotated[int | None, typer.Option(help="Steps of a thought at most.")] = (
+        None
+    )
 
     def build(self, grammar: Grammar | None = None) -> SamplingParams:
         """The sampling parameters.
@@ -187,16 +199,9 @@ class SamplingOptions:
             ConfigError: an option is out of range, or grammar and stop exclude each other.
 
         """
-        options: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "seed": self.seed,
-            "stop": self.stop or [],
-            "grammar": grammar,
-        }
-        if self.max_new_tokens is not None:
-            options["max_new_tokens"] = self.max_new_tokens
-        return SamplingParams.of(options)
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        options = {name: value for name, value in given.items() if value is not None}
+        return SamplingParams.of({**options, "grammar": grammar})
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from gac_core.outputs import MemberView, Step
 ALONE: Final = ""
 AGREED: Final = "green"
 SETTLED: Final = "bold yellow"
+THOUGHT: Final = "dim"
 
 
 def out() -> Console:
@@ -41,15 +42,21 @@ def printable(text: str) -> str:
 
 
 class Words:
-    """The answer word by word."""
+    """The answer word by word; on a terminal after the thought, which is dim."""
 
     def __init__(self) -> None:
         self._console = out()
+        self._thinks = False
 
     def step(self, step: Step) -> None:
         """Show what became certain with this step."""
         if self._console.is_terminal:
-            self._console.print(Text(printable(step.text), style=style_of(step)), end="")
+            if self._thinks and not step.is_thought:
+                self._console.print("\n")
+            self._thinks = step.is_thought
+            style = THOUGHT if step.is_thought else style_of(step)
+            text = step.text if step.thought is None else step.thought
+            self._console.print(Text(printable(text), style=style), end="")
         else:
             self._console.file.write(step.text)
         self._console.file.flush()
@@ -76,7 +83,8 @@ class Explanation:
         self._count += 1
         self._answer += step.text
         views = {view.name: view for view in step.members}
-        chosen = _quoted(step.unit, is_end=step.is_end)
+        is_over = step.is_thought and step.is_end
+        chosen = "<thought ends>" if is_over else _quoted(step.unit, is_end=step.is_end)
         cells = [
             f"{self._count}",
             chosen,
@@ -126,7 +134,8 @@ def summary(steps: Sequence[Step], seconds: float) -> None:
     assert outcome is not None
     usage = outcome.usage
     disagreed = sum(style_of(step) == SETTLED for step in steps)
-    shares = [f"{usage.steps} steps"]
+    thoughts = sum(step.is_thought for step in steps)
+    shares = [f"{usage.steps} steps"] + [f"{thoughts} of thought"] * (thoughts > 0)
     if len(usage.members) > 1:
         shares.append(f"{usage.fused_steps} decided together")
         shares.append(f"{disagreed} in disagreement")

@@ -10,6 +10,7 @@ import torch
 
 from gac_core.decoding.forced import ForcedText
 from gac_core.decoding.leading_space import LeadingSpace, Spelling
+from gac_core.decoding.part import Part
 from gac_core.decoding.sampling import Sampler, top_row
 from gac_core.decoding.shared_state import SharedState
 from gac_core.errors import MethodError
@@ -29,11 +30,11 @@ class Answer:
         shared: the state that all requests of the ensemble share.
         prompts: each member's prompt ids.
         sampling: how units are chosen; its seed is set.
-        is_chat: whether the answer begins a turn of its own, so that a leading space may be a
-            matter of spelling.
+        part: what is written: the rest of a text, a thought, or an answer.
         constraint: the grammar the answer is held to.
 
     Attributes:
+        part: what is written.
         constraint: the grammar the answer is held to, or None.
         sampler: chooses from distributions.
         leading_space: the space that may stand before the answer.
@@ -51,12 +52,13 @@ class Answer:
         shared: SharedState,
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
+        part: Part,
         *,
-        is_chat: bool,
         constraint: Constraint | None,
     ) -> None:
         self._shared = shared
         self._sampling = sampling
+        self.part = part
         primary = shared.config.primary
         self.constraint = constraint
         self.sampler = Sampler(sampling)
@@ -64,19 +66,19 @@ class Answer:
             shared.members,
             shared.units,
             primary,
-            is_chat=is_chat,
+            begins_turn=part.begins_turn,
             by_bytes=shared.space != "tokens",
         )
         self.forced: ForcedText | None = None
         self.position = 0
-        self.drawn = 0
+        self.drawn = part.drawn
         self.was_truncated = False
         self.histories = tuple(
             History(
                 ids,
                 member.tokenizer,
                 reencode=shared.reencodes(m),
-                context_size=member.scorer.context_size,
+                context_size=part.room(m, member),
             )
             for m, (ids, member) in enumerate(zip(prompts, shared.members, strict=True))
         )

@@ -113,6 +113,25 @@ class TurnMatcher:
         return rest
 
 
+class Trimmer:
+    """Text without the blanks at its ends, as long as it `trims`."""
+
+    def __init__(self, *, trims: bool) -> None:
+        self._trims = trims
+        self._held = ""
+        self._has_begun = False
+
+    def push(self, text: str) -> str:
+        """The text that is certainly not at an end."""
+        if not self._trims:
+            return text
+        held = self._held + text if self._has_begun else text.lstrip()
+        certain = held.rstrip()
+        self._has_begun = self._has_begun or bool(certain)
+        self._held = held[len(certain) :]
+        return certain
+
+
 def _after_break(words: Sequence[str], end: str) -> re.Pattern[str]:
     """One of some words at the beginning of a line, with the line breaks before it."""
     choices = "|".join(map(re.escape, words)) if words else "(?!)"  # which never matches

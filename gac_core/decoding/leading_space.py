@@ -43,7 +43,7 @@ class LeadingSpace:
         members: of the ensemble.
         units: what answers are made of; see `SharedState`.
         primary: the primary's index.
-        is_chat: whether the answer begins a turn of its own.
+        begins_turn: whether the answer begins a turn.
         by_bytes: whether members read the answer byte by byte, so that an indent stands behind the
             space that is a spelling.
 
@@ -55,14 +55,14 @@ class LeadingSpace:
         units: UnionVocabulary,
         primary: int,
         *,
-        is_chat: bool,
+        begins_turn: bool,
         by_bytes: bool,
     ) -> None:
         self._by_bytes = by_bytes
         self._members = members
         self._units = units
         self._primary = primary
-        self._is_first_step = is_chat
+        self._is_first_step = begins_turn
         self._views: dict[int, torch.Tensor] = {}  # by member, before " x" is merged into "x"
 
     def pass_first_step(self) -> None:

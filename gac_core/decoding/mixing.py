@@ -137,6 +137,7 @@ class Mixer:
         """
         ids = ids or self.answer.histories[member].ids
         logits = self.answer.sampler.penalised(logits, ids)
+        logits = self.answer.part.ending(member, self.shared.members[member], logits)
         probs = self.shared.union.mask(member, logits).softmax(-1)
         if not math.isfinite(probs[0]):  # NaN spreads over all rows
             raise NonFiniteLogitsError(

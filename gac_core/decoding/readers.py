@@ -12,7 +12,6 @@ from typing import Final, Self
 
 import torch
 
-from gac_core.chat.prompt import TURN_MARKS
 from gac_core.decoding.mixing import Fused, Mixer
 from gac_core.decoding.paths import Paths
 from gac_core.decoding.scoring import Candidates, agreed, leaf_to_grow, score
@@ -23,9 +22,6 @@ from gac_core.tokens.spaces import BYTES, Space
 
 _SCORING_PATHS: Final = 16  # kept per helper that scores tokens, most of which need no pass
 _NEGLIGIBLE: Final = 0.05  # of the best path's mass; a helper is asked about no lighter one
-_NEXT_TURNS: Final = tuple(
-    blank + mark.encode() for mark in TURN_MARKS for blank in (b"\n", b"\n\n")
-)
 
 Looks = dict[int, torch.Tensor]  # what members hold likely, by member index
 
@@ -37,13 +33,11 @@ class TokenReader:
 
     Args:
         mixer: of the request.
-        is_chat: whether the answer begins a turn of its own.
 
     """
 
-    def __init__(self, mixer: Mixer, *, is_chat: bool) -> None:
+    def __init__(self, mixer: Mixer) -> None:
         self._mixer = mixer
-        self._is_chat = is_chat
 
     def fork(self, mixer: Mixer) -> Self:
         """A reader for a fork of the request.
@@ -105,23 +99,22 @@ class PathReader(TokenReader):
 
     Args:
         mixer: of the request.
-        is_chat: whether the answer begins a turn of its own.
 
     """
 
-    def __init__(self, mixer: Mixer, *, is_chat: bool) -> None:
-        super().__init__(mixer, is_chat=is_chat)
+    def __init__(self, mixer: Mixer) -> None:
+        super().__init__(mixer)
         self._paths: dict[int, Paths] = {}
 
     def _paths_of(self, member: int, most: int, least: float) -> Paths:
-        own = self._mixer.shared.members[member]
+        own, part = self._mixer.shared.members[member], self._mixer.answer.part
         return Paths(
             self._mixer.answer.histories[member],
             own.tokenizer,
             most,
             least=least,
-            leading_space=self._is_chat and own.leading_space,
-            next_turns=_NEXT_TURNS if self._is_chat and own.reads_transcript else (),
+            leading_space=part.begins_turn and own.leading_space,
+            next_turns=part.next_turns(member, own),
             allowed=_allowed_bytes(self._mixer),
         )
 
@@ -165,8 +158,8 @@ class PathReader(TokenReader):
 class ScoringReader(PathReader):
     """Members meet in the primary's tokens, which the others score as the bytes they stand for."""
 
-    def __init__(self, mixer: Mixer, *, is_chat: bool) -> None:
-        super().__init__(mixer, is_chat=is_chat)
+    def __init__(self, mixer: Mixer) -> None:
+        super().__init__(mixer)
         primary = mixer.shared.config.primary
         self._paths = {
             m: self._paths_of(m, _SCORING_PATHS, _NEGLIGIBLE)
@@ -174,7 +167,7 @@ class ScoringReader(PathReader):
             if m != primary
         }
         self._candidates: Candidates | None = None  # of the primary, at this step
-        self._is_first_step = is_chat
+        self._is_first_step = mixer.answer.part.begins_turn
 
     def look(
         self, members: tuple[int, ...], *, hidden: bool = False
@@ -262,8 +255,8 @@ class ByteReader(PathReader):
     the primary's paths has the end of a token.
     """
 
-    def __init__(self, mixer: Mixer, *, is_chat: bool) -> None:
-        super().__init__(mixer, is_chat=is_chat)
+    def __init__(self, mixer: Mixer) -> None:
+        super().__init__(mixer)
         paths = mixer.shared.config.paths
         most = 1 if paths == "top" else paths
         self._paths = {m: self._paths_of(m, most, 0.0) for m in range(len(mixer.shared.members))}

@@ -12,6 +12,7 @@ import torch
 
 from gac_core.decoding.answer import Answer
 from gac_core.decoding.mixing import Fused, Mixer
+from gac_core.decoding.part import TEXT, Part
 from gac_core.decoding.readers import READERS
 from gac_core.decoding.shared_state import SharedState
 from gac_core.errors import MethodError
@@ -34,7 +35,7 @@ class Request:
         shared: the state that all requests of the ensemble share.
         prompts: each member's prompt ids.
         sampling: how to draw; its seed is set.
-        is_chat: whether the answer begins a turn of its own.
+        part: what is written: the rest of a text, a thought, or an answer.
         constraint: the grammar the answer is held to.
 
     Attributes:
@@ -46,7 +47,7 @@ class Request:
         options: the method's own, an instance of its spec's `options`.
         resource: what the method's spec made for all requests.
         sampling: how to draw.
-        is_chat: whether the answer begins a turn of its own.
+        part: what is written: the rest of a text, a thought, or an answer.
         answer: the text written so far, in each member's ids.
         mixer: the members' distributions, over their own rows and the union, and their weights.
         finished: set by the driver when the answer has ended.
@@ -58,8 +59,8 @@ class Request:
         shared: SharedState,
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
+        part: Part = TEXT,
         *,
-        is_chat: bool,
         constraint: Constraint | None = None,
     ) -> None:
         self.members = shared.members
@@ -70,12 +71,12 @@ class Request:
         self.options: Any = shared.config.options
         self.resource = shared.resource
         self.sampling = sampling
-        self.is_chat = is_chat
+        self.part = part
         self.finished = False
-        self.answer = Answer(shared, prompts, sampling, is_chat=is_chat, constraint=constraint)
+        self.answer = Answer(shared, prompts, sampling, part, constraint=constraint)
         self.mixer = Mixer(shared, self.answer)
         self._shared = shared
-        self._reader = READERS[shared.space](self.mixer, is_chat=is_chat)
+        self._reader = READERS[shared.space](self.mixer)
 
     @property
     def others(self) -> tuple[int, ...]:

@@ -11,9 +11,10 @@ from typing import Final
 import torch
 
 from gac_core.chat.prompt import TURN_MARKS
-from gac_core.decoding.detokenizer import StopMatcher, TextDecoder, TurnMatcher
+from gac_core.decoding.detokenizer import StopMatcher, TextDecoder, Trimmer, TurnMatcher
 from gac_core.decoding.drafting import Plan, drafted
 from gac_core.decoding.request import Decoder, Method, Request
+from gac_core.decoding.turn import Turn, Written
 from gac_core.errors import MethodError
 from gac_core.grammar.call_tags import CALL_OPENS
 from gac_core.members.base import Answers, Ask
@@ -31,21 +32,31 @@ class Run:
 
     Args:
         method: makes the generator.
-        request: the request it decodes.
+        work: the request it decodes, or the turn of several.
         sink: called with every step, with text and outcome filled in.
 
     """
 
-    def __init__(self, method: Method, request: Request, sink: Sink) -> None:
-        self.request = request
+    def __init__(self, method: Method, work: Request | Turn, sink: Sink) -> None:
+        self._method = method
         self._sink = sink
-        self._decoder = _decode(method, request)
-        self._text = TextDecoder()
-        # A stop string ends the free text beside tools, but cuts no call in half.
-        until = CALL_OPENS if request.sampling.grammar is not None else ""
-        self._stops = StopMatcher(request.sampling.stop, until)
-        self._turns = TurnMatcher(TURN_MARKS if _ends_at_turns(request) else ())
         self._fused_steps = 0
+        self._turn = work if isinstance(work, Turn) else None
+        self._opening = None if self._turn is None else self._turn.begin()
+        self._begin(work.request if isinstance(work, Turn) else work)
+
+    def _begin(self, request: Request) -> None:
+        """Begin a part of the turn: a thought, or the answer."""
+        self.request = request
+        self._decoder = _decode(self._method, request)
+        self._next: Request | None = None  # of the part that follows
+        self._text = TextDecoder()
+        part, sampling = request.part, request.sampling
+        # A stop string ends the free text beside tools, but cuts no call in half.
+        until = CALL_OPENS if sampling.grammar is not None else ""
+        self._stops = StopMatcher((*sampling.stop, *part.close_texts), until)
+        self._turns = TurnMatcher(TURN_MARKS if _ends_at_turns(request) else ())
+        self._trimmer = Trimmer(trims=part.is_thought)
         self._steps = 0
         self._asks = 0  # since the last step
 
@@ -73,7 +84,7 @@ class Run:
                         self.close()
                         return None
                 self._check(event)
-                event = self._advance({})
+                event = self._advance({}) if self._next is None else self._go_on(self._next)
             self._check(event)
             return event
 
@@ -97,7 +108,19 @@ class Run:
                 f"{len(self.request.members)} (from 0)"
             )
 
+    def _go_on(self, request: Request) -> Ask | Step:
+        """Begin the next part of the turn."""
+        self.close()
+        self._begin(request)
+        return self._advance(None)
+
     def _advance(self, answers: Answers | None) -> Ask | Step:
+        if self._opening is not None:
+            try:
+                return next(self._opening) if answers is None else self._opening.send(answers)
+            except StopIteration as stop:
+                self._opening, answers = None, None
+                self._begin(stop.value)
         try:
             event = next(self._decoder) if answers is None else self._decoder.send(answers)
         except StopIteration:
@@ -118,13 +141,23 @@ class Run:
         self._fused_steps += step.decided_by == "ensemble"
         text = self._turns.push(self._stops.push(self._text.push(step.unit)))
         reason = self._finish_reason(step)
-        if reason is None:
+        if reason is not None:
+            text += self._turns.push(self._stops.push(self._text.flush()))
+            text += self._turns.push(self._stops.flush()) + self._turns.flush()
+            if self._is_stopped:
+                reason = "stop"
+        if self.request.part.is_thought:
+            thought = self._trimmer.push(text)
+            self._next = None if reason is None else self._following(step)
+            step, text = replace(step, thought=thought), ""
+        if reason is None or self._next is not None:
             return replace(step, text=text)
-        text += self._turns.push(self._stops.push(self._text.flush()))
-        text += self._turns.push(self._stops.flush()) + self._turns.flush()
-        if self._is_stopped:
-            reason = "stop"
         return replace(step, text=text, outcome=self._outcome(reason, step))
+
+    def _following(self, last: Step) -> Request | None:
+        """The request of the answer after a thought, if a step is left for it."""
+        assert self._turn is not None, "thoughts are parts of turns"
+        return self._turn.follow(self.request, last, is_spelled=self._stops.matched is not None)
 
     @property
     def _is_stopped(self) -> bool:
@@ -142,35 +175,43 @@ class Run:
             return "stop" if is_complete and not answer.was_truncated else "length"
         return None if answer.fits() else "length"
 
-    def usage(self, *, is_ended: bool = False) -> Usage:
+    def usage(self, last: Step | None = None) -> Usage:
         """The tokens and steps so far.
 
         Args:
-            is_ended: whether the last step is the end, which is no token.
+            last: the last step of the turn; None if it has not ended.
 
         """
-        request = self.request
+        request, turn = self.request, self._turn
+        thought = Written() if turn is None else turn.thought
+        answer = Written.by(request, last)
+        if request.part.is_thought:  # counted by the turn once it has ended
+            thought, answer = (thought if thought.steps else answer), Written()
         members = tuple(
-            MemberUsage(member.name, history.prompt_length, history.answer_length)
-            for member, history in zip(request.members, request.histories, strict=True)
+            MemberUsage(
+                member.name,
+                history.prompt_length if turn is None else turn.prompt_lengths[m],
+                thought.tokens_of(m) + answer.tokens_of(m),
+            )
+            for m, (member, history) in enumerate(
+                zip(request.members, request.histories, strict=True)
+            )
         )
-        primary = members[request.primary]
-        written = primary.completion_tokens
-        if request.space == "bytes":  # a step is a token, though its encoding may have others
-            written = request.position - is_ended
         return Usage(
-            primary.prompt_tokens,
-            written,
+            members[request.primary].prompt_tokens,
+            thought.units + answer.units,
             members,
             self._fused_steps,
-            request.position,
+            thought.steps + answer.steps,
+            thought.units,
         )
 
     def _outcome(self, reason: FinishReason, last: Step) -> Outcome:
         seed = self.request.sampling.seed
         assert seed is not None
-        stop = None if self._turns.found else self._stops.matched
-        return Outcome(reason, stop, self.usage(is_ended=last.is_end), seed)
+        is_stop = not (self._turns.found or self.request.part.is_thought)
+        stop = self._stops.matched if is_stop else None
+        return Outcome(reason, stop, self.usage(last), seed)
 
 
 def _ends_at_turns(request: Request) -> bool:
@@ -180,7 +221,8 @@ def _ends_at_turns(request: Request) -> bool:
     """
     grammar = request.sampling.grammar
     return (
-        request.is_chat
+        request.part.is_chat
+        and not request.part.is_thought
         and any(member.reads_transcript for member in request.members)
         and (grammar is None or grammar.begins_free)
     )

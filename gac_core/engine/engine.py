@@ -17,6 +17,7 @@ from functools import partial
 
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Sink
+from gac_core.decoding.turn import Turn
 from gac_core.engine.job import Job, OnError
 from gac_core.engine.process import OneProcess
 from gac_core.engine.tracing import Trace
@@ -64,7 +65,7 @@ class Engine:
     def submit(
         self,
         method: Method,
-        request: Request,
+        work: Request | Turn,
         sink: Sink,
         on_error: OnError,
         trace: Trace | None = None,
@@ -73,7 +74,7 @@ class Engine:
 
         Args:
             method: decodes it.
-            request: the request.
+            work: the request, or the turn of several.
             sink: called with every step, in the engine's thread.
             on_error: called with the error that ended the request, if one did; in that thread, too.
             trace: its span, if it is traced; that thread ends it.
@@ -87,7 +88,7 @@ class Engine:
 
         """
         self._process.check()
-        job = Job(next(self._serials), method, request, sink, on_error, self._inbox.put, trace)
+        job = Job(next(self._serials), method, work, sink, on_error, self._inbox.put, trace)
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the ensemble is closed; load it again")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Run, Sink
+from gac_core.decoding.turn import Turn
 from gac_core.engine.tracing import Trace
 from gac_core.members.base import Ask, Query, Scored
 from gac_core.outputs import Step
@@ -17,7 +18,7 @@ class Job:
     Args:
         serial: a number that is unique in the engine.
         method: decodes the request.
-        request: the request.
+        work: the request, or the turn of several.
         sink: called with every step, in the engine's thread.
         on_error: called with the error that ended the request, if one did.
         wake: puts the job into the engine's inbox; may be called from any thread.
@@ -38,7 +39,7 @@ class Job:
         self,
         serial: int,
         method: Method,
-        request: Request,
+        work: Request | Turn,
         sink: Sink,
         on_error: OnError,
         wake: "Callable[[Job], None]",
@@ -46,7 +47,7 @@ class Job:
     ) -> None:
         self.serial = serial
         self.is_over = False
-        self.run = Run(method, request, self._deliver)
+        self.run = Run(method, work, self._deliver)
         self.ask = Ask({})
         self.answers: dict[int, list[Scored]] = {}
         self.keys: dict[int, set[Hashable]] = {}

@@ -2,22 +2,24 @@
 
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Run
+from gac_core.decoding.turn import Turn
 from gac_core.outputs import Output, Step
 
 
-def run_naively(method: Method, request: Request) -> Output:
+def run_naively(method: Method, work: Request | Turn) -> Output:
     """Decode a request, answering every ask with plain forward passes over whole histories.
 
     Args:
         method: decodes it.
-        request: from `Runtime.request`.
+        work: from `Runtime.request` or `Runtime.turn`.
 
     """
     steps: list[Step] = []
-    run = Run(method, request, steps.append)
+    run = Run(method, work, steps.append)
+    members = run.request.members
     ask = run.resume()
     while ask is not None:
         ask = run.resume(
-            {m: request.members[m].scorer.score(queries) for m, queries in ask.queries.items()}
+            {m: members[m].scorer.score(queries) for m, queries in ask.queries.items()}
         )
     return Output.of(steps)

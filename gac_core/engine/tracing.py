@@ -114,6 +114,7 @@ class Trace:
         self._running: list[tuple[int, Stopwatch, int]] = []  # whose time was not read yet
         self._is_over = False
         self._shows_text = os.environ.get(_CAPTURE, "").lower() in _SHOWING
+        self._thought: list[str] = []
         self._text: list[str] = []
         if self._shows_text:
             with suppress(PromptError):
@@ -135,6 +136,7 @@ class Trace:
         if self._first is None:
             self._first = perf_counter() - self._began
         if self._shows_text:
+            self._thought.append(step.thought or "")
             self._text.append(step.text)
         if step.outcome is not None:
             self.end(step.outcome.usage, step.outcome.finish_reason)
@@ -168,7 +170,8 @@ class Trace:
             if self._first is not None:
                 self._span.set_attribute("gen_ai.response.time_to_first_chunk", self._first)
             if self._shows_text and self._text:
-                answer = _message("assistant", "".join(self._text)) | {"finish_reason": reason}
+                answer = _message("assistant", "".join(self._text), "".join(self._thought))
+                answer["finish_reason"] = reason
                 self._span.set_attribute("gen_ai.output.messages", json.dumps([answer]))
         with _harmless():
             self._span.end()
@@ -188,6 +191,8 @@ class Trace:
             "gen_ai.usage.output_tokens": usage.completion_tokens,
             "gac.steps": usage.steps,
         }
+        if usage.thought_tokens:
+            attributes["gen_ai.usage.reasoning.output_tokens"] = usage.thought_tokens
         if usage.steps:
             attributes["gac.fused_share"] = usage.fused_steps / usage.steps
         for index, member in enumerate(usage.members):
@@ -238,8 +243,13 @@ def _prompt_json(prompt: Prompt) -> str:
     """The prompt as the conventions write it."""
     if isinstance(prompt, str):
         return json.dumps([_message("user", prompt)])
-    return json.dumps([_message(m["role"], m["content"]) for m in check_messages(prompt)])
+    messages = [
+        _message(m["role"], m["content"], m.get("reasoning_content", ""))
+        for m in check_messages(prompt)
+    ]
+    return json.dumps(messages)
 
 
-def _message(role: str, text: str) -> dict[str, Any]:
-    return {"role": role, "parts": [{"type": "text", "content": text}]}
+def _message(role: str, text: str, thought: str = "") -> dict[str, Any]:
+    parts = [{"type": "reasoning", "content": thought}] if thought else []
+    return {"role": role, "parts": [*parts, {"type": "text", "content": text}]}

@@ -205,6 +205,11 @@ class Constraint:
         """Whether nothing more may come."""
         return bool(self._matcher.is_stopped())
 
+    @property
+    def needed(self) -> tuple[int, int]:
+        """The steps and the bytes of the known end."""
+        return len(self._engine.encode_greedily(self.end) or ()), len(self.end)
+
     def _is_within(self, end: bytes, steps: int, context_budgets: Sequence[int]) -> bool:
         """Whether an end can be written with so many steps and tokens left."""
         # A member may need a token for each byte of what others write.

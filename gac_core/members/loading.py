@@ -7,9 +7,9 @@ reads the tensors of one model in parallel by itself).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from gac_core.config import MemberConfig, member_names
 from gac_core.errors import ConfigError, GacError, LoadError, one_line
 from gac_core.members.base import Scorer
 from gac_core.members.gguf import GgufFile, is_gguf
+from gac_core.sampling_params import sampling_defaults
 
 # What is downloaded of a repository: weights, configuration, chat template, tokenizer. No pickle.
 _FILES: Final = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -42,6 +43,8 @@ class Loaded:
         model: a transformers model, or any `Scorer`.
         tokenizer: of the model.
         text_tokens: added tokens that count as text although they look like markup.
+        template_options: what the chat template is given besides.
+        think_tags: between which the model thinks, where its template does not show them.
 
     """
 
@@ -49,6 +52,14 @@ class Loaded:
     model: PreTrainedModel | Scorer
     tokenizer: PreTrainedTokenizerBase
     text_tokens: tuple[str, ...] = ()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    think_tags: tuple[str, str] | None = None
+
+    @property
+    def sampling(self) -> dict[str, float]:
+        """The sampling that the model's generation config sets; nothing for scorers."""
+        config = getattr(self.model, "generation_config", None)
+        return {} if config is None else sampling_defaults(config.to_dict())
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -91,7 +102,16 @@ def load_members(configs: Sequence[MemberConfig], *, progress: bool = True) -> l
                     model = _gguf_model(config, source, index, progress=progress)
                 else:
                     model = _load_model(config, source, index)
-                loaded.append(Loaded(names[index], model, tokenizer, config.text_tokens))
+                loaded.append(
+                    Loaded(
+                        names[index],
+                        model,
+                        tokenizer,
+                        config.text_tokens,
+                        config.chat_template_kwargs,
+                        config.think_tags,
+                    )
+                )
                 bar.update()
             return loaded
     finally:

@@ -89,7 +89,7 @@ def _search(
     """A member's beam search, as transformers do it; the best texts it found, best first."""
     num_beams = request.options.beams
     vocabulary = request.union.vocabularies[member]
-    leading_space = request.is_chat and request.members[member].leading_space
+    leading_space = request.part.begins_turn and request.members[member].leading_space
     boost = math.exp(request.options.guidance)
     close = _closeness(vocabulary, guides, leading_space=leading_space)
     live, done = [Beam()], list[Beam]()

@@ -7,7 +7,8 @@ A method, rule or weighting of your own is held to the laws in three lines::
     check_method("mine", alpha=0.3)
 
 and so is a scorer, with `check_scorer`. `make_ensemble` builds ensembles of tiny random models,
-`scripted` a member with given probabilities, `naively` answers without cache and batch.
+`scripted` a member with given probabilities, `Speaker` one that says a given text, with thoughts
+if its tokenizer is a `thinking_tokenizer`; `naively` answers without cache and batch.
 """
 
 from gac_core.engine.naive import run_naively
@@ -23,10 +24,13 @@ from gac_core.testing.models import (
     tiny_model,
     tokenizer_of,
 )
+from gac_core.testing.thinkers import THINKERS, Speaker, thinking_tokenizer
 
 __all__ = [
     "FAMILIES",
+    "THINKERS",
     "ScriptedModel",
+    "Speaker",
     "assert_nothing_held",
     "assert_same",
     "check_method",
@@ -37,6 +41,7 @@ __all__ = [
     "random_gate",
     "run_naively",
     "scripted",
+    "thinking_tokenizer",
     "tiny_model",
     "tokenizer_of",
 ]

@@ -6,7 +6,7 @@ some member can not spell are masked for all, and a prompt that holds them is re
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final
 
 from gac_core.tokens.tokenizer import ByteTokenizer
@@ -97,12 +97,18 @@ def check_spelling(tokenizers: Mapping[str, ByteTokenizer]) -> None:
         tokenizer.check()
     for name, tokenizer in tokenizers.items():
         if missing := tokenizer.vocabulary.missing_bytes - NEVER_IN_TEXT:
-            _log.warning(
-                "%s has no tokens for %s; the ensemble never writes what it can not spell, and "
-                "refuses a prompt that holds it",
-                name,
-                _shown(missing),
-            )
+            warn_of(name, missing)
+
+
+@cache  # an evaluation builds many ensembles of the same members
+def warn_of(name: str, missing: frozenset[int]) -> None:
+    """Say once what bytes a member lacks."""
+    _log.warning(
+        "%s has no tokens for %s; the ensemble never writes what it can not spell, and "
+        "refuses a prompt that holds it",
+        name,
+        _shown(missing),
+    )
 
 
 def _shown(missing: frozenset[int]) -> str:

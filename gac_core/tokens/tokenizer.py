@@ -74,6 +74,11 @@ class ByteTokenizer:
         self._words_begin_tokens = not any(
             _LETTER_AND_SPACE.search(data) for data in vocabulary.ids_by_bytes if b" " in data[1:]
         )
+        self._markup_ids = {  # by text
+            token.content: i
+            for i, token in backend.get_added_tokens_decoder().items()
+            if i < len(vocabulary) and vocabulary.kinds[i] is not TokenKind.TEXT
+        }
         self._unit_ids: dict[bytes, tuple[int, ...]] = {}  # by unit
         self._first_tokens: dict[bytes, bytes] = {}  # by what they begin
 
@@ -95,6 +100,24 @@ class ByteTokenizer:
             prefix = b" " if self._adds_leading_space else b""
             ids = self.encode_greedily(prefix + text.encode())
         return [*self.bos_ids, *ids]
+
+    def encode_markup(self, text: str) -> list[int]:
+        """The ids of a text with markup: added tokens, and what stands between them.
+
+        Raises:
+            CannotSpellError: some characters have no token.
+
+        """
+        ids = list[int]()
+        for piece in self._markup.split(text):
+            token = self._markup_ids.get(piece)
+            ids.extend(self.encode(piece.encode()) if token is None else (token,))
+        return ids
+
+    @cached_property
+    def _markup(self) -> re.Pattern[str]:
+        longest_first = sorted(self._markup_ids, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
     def lost_character(self, text: str) -> str | None:
         """The first character that this tokenizer loses, for want of a token; None if none is lost.
