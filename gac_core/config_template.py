@@ -40,7 +40,7 @@ def _sampling(model: str) -> dict[str, float]:
     """The sampling that a model's generation config sets, if it lies in a folder here."""
     path = Path(model).expanduser() / "generation_config.json"
     try:
-        return sampling_defaults(json.loads(path.read_text(encoding="utf-8")))
+        return sampling_defaults(json.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, ValueError):  # a hub name, a GGUF file; what is wrong is said when loading
         return {}
 

@@ -20,7 +20,8 @@ from gac_core.engine.process import OneProcess
 from gac_core.engine.streams import AsyncStream, Completion, Stream
 from gac_core.errors import ConfigError, EngineClosedError, PromptError
 from gac_core.members.base import Member, Scorer
-from gac_core.members.loading import Loaded, load_members
+from gac_core.members.given import given_members, loaded_of
+from gac_core.members.loading import Loaded, Loader
 from gac_core.method_specs import MethodSpec
 from gac_core.outputs import Output
 from gac_core.pocket import folder as pocket_folder  # noqa: F401  (its name until 0.1)
@@ -79,7 +80,7 @@ class Ensemble:
 
         """
         config = config_of(pocket.members(), pocket.with_defaults(options))
-        return cls(config, _loader(config, progress=False), lazy=lazy)
+        return cls(config, Loader(config.active().members, progress=False), lazy=lazy)
 
     @classmethod
     def from_pretrained(
@@ -123,7 +124,7 @@ class Ensemble:
         placed = {"device": device, "device_map": device_map, "max_memory": max_memory}
         members = [MemberConfig.of({"model": str(m), "dtype": dtype, **placed}) for m in models]
         config = config_of(members, {"weights": weights, **options})
-        return cls(config, _loader(config, progress=progress), lazy=lazy)
+        return cls(config, Loader(config.active().members, progress=progress), lazy=lazy)
 
     @classmethod
     def from_config(
@@ -162,7 +163,7 @@ class Ensemble:
             config = EnsembleConfig.of(config)
         elif not isinstance(config, EnsembleConfig):
             config = EnsembleConfig.from_yaml(config)
-        return cls(config, _loader(config, progress=progress), lazy=lazy)
+        return cls(config, Loader(config.active().members, progress=progress), lazy=lazy)
 
     @classmethod
     def from_models(
@@ -187,30 +188,9 @@ class Ensemble:
             VocabularyError: a tokenizer can not take part.
 
         """
-        if names is not None and len(names) != len(models):
-            raise ConfigError(f"there are {len(models)} models and {len(names)} names")
-        for item in models:
-            if not (
-                isinstance(item, (tuple, list))
-                and len(item) == 2
-                and isinstance(item[0], (PreTrainedModel, Scorer))
-                and isinstance(item[1], PreTrainedTokenizerBase)
-            ):
-                raise ConfigError(
-                    f"models must be (model or scorer, tokenizer) pairs, not {item!r:.80}"
-                )
-        members = [
-            MemberConfig.of({"model": _path_of(model), "name": names[i] if names else None})
-            for i, (model, _) in enumerate(models)
-        ]
+        members = given_members(models, names)
         config = config_of(members, {"weights": weights, **options})
-        loaded = []
-        for i in config.used:
-            model, tokenizer = models[i]
-            if isinstance(model, PreTrainedModel):
-                model.eval()
-            loaded.append(Loaded(config.names[i], model, tokenizer))
-        return cls(config, lambda: loaded)
+        return cls(config, partial(list, loaded_of(config, models)))
 
     # ------------------------------------------------ answering
 
@@ -416,6 +396,17 @@ class Ensemble:
         """The same ensemble: copies of objects that hold one share its models."""
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As its configuration; the models are loaded anew where it is used."""
+        if self._is_closed:
+            raise EngineClosedError("the ensemble is closed; load it again, or hand on its config")
+        if not isinstance(self._load, Loader):
+            raise ConfigError(
+                "an ensemble of models in memory can not be pickled; save them to folders, and "
+                "make it with Ensemble.from_pretrained, or hand these on"
+            )
+        return partial(type(self), lazy=True, spec=self._spec), (self.config, self._load)
+
     def __repr__(self) -> str:
         return f"Ensemble({', '.join(self.config.names)}; {self.config.method})"
 
@@ -433,15 +424,6 @@ class Ensemble:
     ) -> Callable[[Sink, OnError], Job]:
         """The checked request, ready to be submitted with a sink."""
         return self.runtime.submission(prompt, params, options)
-
-
-def _loader(config: EnsembleConfig, *, progress: bool) -> Callable[[], Sequence[Loaded]]:
-    """A function that loads the members that take part."""
-    return partial(load_members, config.active().members, progress=progress)
-
-
-def _path_of(model: PreTrainedModel | Scorer) -> str:
-    return str(model.name_or_path if isinstance(model, PreTrainedModel) else model.name) or "model"
 
 
 def _check_batch(prompts: Sequence[Prompt]) -> None:

@@ -4,6 +4,7 @@ YAML, keyword arguments, the command line, the docs' table, `gac eval --all` and
 specs. Each spec is in its method's file.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, get_args
@@ -30,6 +31,10 @@ PRESETS: Final[dict[str, dict[str, str]]] = {
 }
 
 
+# How pydantic names the types of a union in the place of an error: str, constrained-int, ...
+_UNION_TYPE: Final = re.compile(r"(?:constrained-)?(?:str|int|float|bool)$|(?:literal|dict|list)\[")
+
+
 class Checked(BaseModel):
     """Base of all options: frozen, and an unknown name is an error.
 
@@ -49,16 +54,22 @@ class Checked(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            lines = []
+            lines: list[str] = []
+            wrong: dict[str, list[str]] = {}  # of a union, what is wrong with each of its types
             for problem in error.errors():
-                where = ".".join(str(part) for part in problem["loc"]) or cls.__name__
-                if problem["type"] == "extra_forbidden":
+                loc = [str(part) for part in problem["loc"] if not _UNION_TYPE.match(str(part))]
+                where = ".".join(loc) or cls.__name__
+                if len(loc) < len(problem["loc"]):
+                    messages = wrong.setdefault(f"{where}: got {problem['input']!r}", [])
+                    messages.append(problem["msg"])
+                elif problem["type"] == "extra_forbidden":
                     known = ", ".join(cls._option_names(values))
                     lines.append(f"{where}: unknown option; {cls.__name__} has: {known}")
                 elif problem["type"] == "value_error":
                     lines.append(problem["msg"].removeprefix("Value error, "))
                 else:
                     lines.append(f"{where}: {problem['msg']}, got {problem['input']!r}")
+            lines += [f"{got}; {', or '.join(messages)}" for got, messages in wrong.items()]
             raise ConfigError("; ".join(lines)) from error
 
     @classmethod

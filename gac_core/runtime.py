@@ -4,6 +4,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -86,9 +87,6 @@ class Runtime:
         self._tags = [
             think_tags(own.tokenizer, own.think_tags, own.template_options) for own in loaded
         ]
-        self._tag_ids = [
-            TagIds.of(member, tags) for member, tags in zip(self.members, self._tags, strict=True)
-        ]
         check_spelling({member.name: member.tokenizer for member in self.members})
         primary = self.members[config.primary]
         vocabularies = [member.tokenizer.vocabulary for member in self.members]
@@ -154,6 +152,11 @@ class Runtime:
             for tags, chat in zip(self._tags, rendered, strict=True)
         ]
         return Turn(self._tag_ids, request, ends, self._part)
+
+    @cached_property
+    def _tag_ids(self) -> list[TagIds]:
+        """Each member's think tags; needed where some member has its own."""
+        return [TagIds.of(m, tags) for m, tags in zip(self.members, self._tags, strict=True)]
 
     def submission(
         self, prompt: Prompt, params: SamplingParams | None, options: Mapping[str, Any]

@@ -242,13 +242,16 @@ def test_the_beginning_of_a_file(tmp_path: Path) -> None:
     part, other = read_texts([tmp_path / "a/text.md", tmp_path / "b/text.md"], 1501)
     assert (part.name, part.data, part.size) == (str(tmp_path / "a/text.md"), "é" * 750, 2000)
     assert other.name == str(tmp_path / "b/text.md")
+    (tmp_path / "marked.txt").write_text("é" * 1000, encoding="utf-8-sig")
+    (marked,) = read_texts([tmp_path / "marked.txt"])
+    assert (marked.data, marked.size) == (whole.data, whole.size)
 
 
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
         (b"short", "has 5 bytes, of which 20,000 are taken; .* takes 1,000 or more"),
-        (b"\xef\xbb\xbf" + b"x" * 2000, "byte order mark"),
+        (("x" * 2000).encode("utf-16"), "mark of UTF-16; save it as UTF-8"),
         (b"a\n\xff" + b"x" * 2000, "line 2: byte 2 of the file is no UTF-8"),
     ],
 )

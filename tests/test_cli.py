@@ -16,7 +16,7 @@ import yaml
 from gac_core import EnsembleConfig, MemberError
 from gac_core.cli.app import main
 from gac_core.cli.option_groups import Without, flatten_groups
-from gac_core.cli.terminal import printable
+from gac_core.cli.terminal import printable, replace_what_can_not_be_shown
 from gac_core.config_template import commented_yaml
 from gac_core.evaluation.results import Result
 from gac_core.evaluation.systems import EvalOptions, OnSkip
@@ -373,3 +373,113 @@ def test_a_method_of_the_command_line_beside_that_of_a_file(
     capsys.readouterr()
     assert gac("run", "--set", "options=x", "Hello") == 2
     assert "options: unknown option" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- streams as services have them
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("options", [[], ["--explain"]])
+def test_letters_that_the_output_can_not_show_are_replaced(
+    encoding: str, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, text = io.BytesIO(), "Zürich 😀"
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    assert gac("run", "-q", *options, "--choice", text, "Where?") == 0
+    assert written.getvalue().splitlines()[-1] == text.encode(encoding, errors="replace")
+
+
+def test_a_way_to_write_other_letters_that_was_chosen_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for errors, kept in (("strict", "replace"), ("backslashreplace", "backslashreplace")):
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=errors)
+        monkeypatch.setattr(sys, "stdout", stream)
+        replace_what_can_not_be_shown()
+        assert stream.errors == kept
+
+
+@pytest.mark.parametrize(("command", "code"), [("run", 2), ("chat", 0), ("run Hello", 0)])
+def test_without_standard_streams(
+    command: str,
+    code: int,
+    folders: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As services and pythonw have it."""
+    monkeypatch.setattr(sys, "stdin", None)
+    verb, *rest = command.split()
+    arguments = [verb, *models(folders), "--max-new-tokens", "3", *rest]
+    assert gac(*arguments) == code
+    assert "give a question" in capsys.readouterr().err or code == 0
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert gac(*arguments) == code
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
+@pytest.mark.parametrize("arguments", [["run", "Hello", "--max-new-tokens", "3"], ["chat"]])
+def test_output_that_can_not_be_written_is_one_line(
+    arguments: list[str],
+    folders: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for is_said in (True, False):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Hello"))
+        with FULL.open("w") as out, FULL.open("wb", buffering=0) as err:
+            monkeypatch.setattr(sys, "stdout", out)
+            if not is_said:
+                monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(err, write_through=True))
+            assert gac(*arguments, *models(folders)) == 1
+            out.close()  # nothing is left that could not be written
+        if is_said:
+            last = capsys.readouterr().err.splitlines()[-1]
+            assert last.startswith("gac: the output can not be written: [Errno 28] No space left")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
+def test_nothing_is_said_at_exit_of_output_that_can_not_be_written() -> None:
+    with FULL.open("wb") as full:
+        command = [sys.executable, "-m", "gac_core.cli", "config"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch("gac: the output can not be written: .*\n", done.stderr)
+
+
+def test_a_byte_order_mark_is_no_part_of_what_is_read(
+    folders: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Tools of Windows write one."""
+    file = tmp_path / "schema.json"
+    file.write_text('{"enum": [12]}', encoding="utf-8-sig")
+    assert gac("run", *models(folders), "--schema", str(file), "Hello", "-q") == 0
+    assert capsys.readouterr().out == "12\n"
+    file.write_text('{"enum": [12]}', encoding="utf-16")
+    assert gac("run", *models(folders), "--schema", str(file), "Hello", "-q") == 2
+    assert "save it as UTF-8" in capsys.readouterr().err
+    answers = []
+    for mark in ("", "\ufeff"):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{mark}Hello"))
+        assert gac("run", *models(folders), "--max-new-tokens", "5", "-q") == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_input_in_another_encoding(
+    command: str,
+    folders: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Z\xfcrich\n"), "utf-8"))
+    assert gac(command, *models(folders)) == 2
+    assert "standard input is no text in utf-8: invalid" in capsys.readouterr().err

@@ -28,6 +28,25 @@ def test_sampling_is_checked(values: dict[str, Any], complaint: str) -> None:
         SamplingParams.of(values)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"space": "bytes", "paths": 0},
+            "paths: got 0; Input should be greater than or equal to 1, or Input should be 'top'",
+        ),
+        (
+            {"draft": 1.5},
+            "draft: got 1.5; Input should be a valid string, or Input should be a valid integer",
+        ),
+    ],
+)
+def test_what_is_none_of_several_types(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        EnsembleConfig.of({"members": ["a", "b"], **options})
+    assert str(caught.value) == message
+
+
 def test_one_stop_string_or_none() -> None:
     assert SamplingParams.of({"stop": "\n"}).stop == ("\n",)
     assert SamplingParams.of({"stop": None}).stop == ()

@@ -13,6 +13,7 @@ from gac_core.chat.deltas import (
     DeltaReader,
     EndDelta,
     TextDelta,
+    ThoughtDelta,
     ToolCall,
 )
 from gac_core.chat.response_format import AnswerForm
@@ -76,6 +77,8 @@ def put_together(deltas: list[Delta]) -> tuple[str, list[ToolCall]]:
 def openai_delta(delta: Delta) -> dict[str, Any]:
     """What a server sends of a delta: nothing is left to decide."""
     match delta:
+        case ThoughtDelta(text):
+            return {"delta": {"reasoning_content": text}, "finish_reason": None}
         case TextDelta(text):
             return {"delta": {"content": text}, "finish_reason": None}
         case CallDelta(index, None, None, arguments):

@@ -66,9 +66,11 @@ CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
     ("made", "said"),
     [
         (lambda: Grammar.json_schema({"not": {}}), "Unimplemented keys"),
+        (lambda: Grammar.json_schema({"not": {}}), "leave them out, and check the answer"),
         (lambda: Grammar.json_schema({"type": "array", "uniqueItems": True}), "uniqueItems"),
         (lambda: Grammar.json_schema({"$ref": "#/nope"}), "'/nope' does not exist"),
         (lambda: Grammar.json_schema({"type": "string", "format": "nonsense"}), "Unknown format"),
+        (lambda: Grammar.json_schema({"type": "string", "format": "x"}), "say it as a pattern"),
         (lambda: Grammar.json_schema({"minimum": 3, "maximum": 1, "type": "integer"}), "greater"),
         (lambda: Grammar.json_schema("{"), "is no JSON"),
         (lambda: Grammar.json_schema(False), "must be a mapping"),

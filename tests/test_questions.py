@@ -281,8 +281,7 @@ def test_an_id_is_given_once(write: Write) -> None:
     [
         (b"", "has no question"),
         (b"\n \n", "has no question"),
-        (b'\xef\xbb\xbf{"question": "a", "answers": "b"}', "byte order mark"),
-        ('{"question": "a", "answers": "b"}'.encode("utf-16"), "byte order mark"),
+        ('{"question": "a", "answers": "b"}'.encode("utf-16"), "mark of UTF-16; save it as UTF-8"),
         (b'\n{"question": "\xff", "answers": "b"}', "line 2: byte 15 of the file is no UTF-8"),
     ],
 )
@@ -291,6 +290,13 @@ def test_a_wrong_file_is_named(tmp_path: Path, data: bytes, problem: str) -> Non
     path.write_bytes(data)
     with pytest.raises(ConfigError, match=problem):
         read_questions([path])
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"question": "a", "answers": "b"}')
+    (items,) = read_questions([path]).items((), 1, 0).values()
+    assert [item.prompt for item in items] == [[{"role": "user", "content": "a"}]]
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:

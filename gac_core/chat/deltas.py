@@ -1,9 +1,9 @@
-"""From the steps of an answer to its deltas: text, calls of tools, the end.
+"""From the steps of an answer to its deltas: thoughts, text, calls of tools, the end.
 
 Everything that is to be decided about an answer as it comes is decided here; what hands it on (an
 adapter, a server) only translates. A delta is what OpenAI's API has in ``choices[].delta``: for a
-`TextDelta` ``content``, for a `CallDelta` one of the ``tool_calls``; an `EndDelta` has the
-``finish_reason``.
+`TextDelta` ``content``, for a `ThoughtDelta` what servers call ``reasoning_content``, for a
+`CallDelta` one of the ``tool_calls``; an `EndDelta` has the ``finish_reason``.
 """
 
 import json
@@ -20,6 +20,13 @@ from gac_core.outputs import Outcome, Step
 @dataclass(frozen=True)
 class TextDelta:
     """The next characters of the answer's text, one or more."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ThoughtDelta:
+    """The next characters of the thought before the answer, one or more."""
 
     text: str
 
@@ -57,7 +64,7 @@ class EndDelta:
     outcome: Outcome
 
 
-Delta = TextDelta | CallDelta | EndDelta
+Delta = ThoughtDelta | TextDelta | CallDelta | EndDelta
 
 
 @dataclass
@@ -83,12 +90,14 @@ class DeltaReader:
         form: of the answer; calls are read only where there are functions to call.
 
     Attributes:
+        thought: what was thought before it so far.
         text: the answer's text so far.
         calls: its calls so far.
 
     """
 
     def __init__(self, form: AnswerForm) -> None:
+        self.thought = ""
         self.text = ""
         self.calls: list[ToolCall] = []
         self._form = form
@@ -105,7 +114,11 @@ class DeltaReader:
                 structured output, is complete, and the finish reason is "length".
 
         """
-        deltas = [delta for piece in self._pieces(step) if (delta := self._delta(piece))]
+        deltas: list[Delta] = []
+        if step.thought:
+            self.thought += step.thought
+            deltas.append(ThoughtDelta(step.thought))
+        deltas += [delta for piece in self._pieces(step) if (delta := self._delta(piece))]
         if step.outcome is not None:
             deltas.append(self._end(step.outcome))
         return deltas

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from gac_core.cli.option_groups import Without, flatten_groups
 from gac_core.cli.options import EnsembleOptions, SamplingOptions, System, with_system
-from gac_core.cli.terminal import Words, err
+from gac_core.cli.terminal import Words, err, is_terminal, read_input
 from gac_core.errors import PromptError
 from gac_core.sampling_params import SamplingParams
 
@@ -53,10 +53,11 @@ def _read_line() -> str | None:
     """The next line that is not blank; None at the end."""
     while True:
         try:
-            line = input("you> " if sys.stdin.isatty() else "").strip()
+            read = f"{input('you> ')}\n" if is_terminal(sys.stdin) else read_input(whole=False)
         except (EOFError, KeyboardInterrupt):
             return None
-        if line in ("/quit", "/exit"):
+        line = read.strip()
+        if not read or line in ("/quit", "/exit"):
             return None
         if line:
             return line

@@ -18,7 +18,7 @@ from gac_core.cli.evaluation_tables import (
 )
 from gac_core.cli.option_groups import flatten_groups
 from gac_core.cli.options import Json, ModelOptions, QuestionSeed, use_one_thread
-from gac_core.cli.terminal import Bars, err, out
+from gac_core.cli.terminal import Bars, err, is_terminal, out
 from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError, GacError, one_line
 from gac_core.evaluation.results import Result, as_json, verdict
@@ -192,7 +192,7 @@ def _measure(config: EnsembleConfig, options: "EvalOptions") -> _Found:
     for text in options.texts:
         _tell_size(text)
     found = _Found()
-    loaded = load_used(config, progress=sys.stderr.isatty())
+    loaded = load_used(config, progress=is_terminal(sys.stderr))
     with Bars() as bars:
         try:
             shared: dict[str, Any] = {

@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from gac_core.cli.option_groups import Without
+from gac_core.cli.terminal import is_terminal
 from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError
 from gac_core.grammar.grammar import Grammar
@@ -99,7 +100,7 @@ class EnsembleOptions:
 
         if self.is_pocket:
             return Ensemble.pocket(lazy=lazy, **options)
-        progress = sys.stderr.isatty()
+        progress = is_terminal(sys.stderr)
         if config is not None:
             return Ensemble.from_config(config, lazy=lazy, progress=progress)
         return Ensemble.from_pretrained(
@@ -260,9 +261,11 @@ def read_text(path: Path, option: str) -> str:
 
     """
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(encoding="utf-8-sig")  # with a byte order mark or without
+    except OSError as error:
         raise ConfigError(f"{option}: {path} can not be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{option}: {path} can not be read: {error}; save it as UTF-8") from error
 
 
 def check_overwriting(path: Path, *, force: bool) -> None:

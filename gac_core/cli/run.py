@@ -14,7 +14,7 @@ from gac_core.cli.options import (
     System,
     with_system,
 )
-from gac_core.cli.terminal import Explanation, Words, summary
+from gac_core.cli.terminal import Explanation, Words, is_terminal, read_input, summary
 from gac_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def run(
 
 def _prompt(question: str | None, system: str | None, *, raw: bool) -> "Prompt":
     """The raw text or chat messages to answer; the question may come from standard input."""
-    if question in (None, "-") and not sys.stdin.isatty():
-        question = sys.stdin.read()
+    if question in (None, "-") and not is_terminal(sys.stdin):
+        question = read_input(whole=True)
     if question is None or question.strip() in ("", "-"):
         raise ConfigError('give a question: gac run "What is 17 + 25?"')
     if not raw:

@@ -1,15 +1,18 @@
 """How answers look on a terminal and in a pipe."""
 
+import io
 import math
+import sys
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from gac_core.errors import ConfigError
 from gac_core.outputs import MemberView, Step
 
 # The styles of words: the primary decided alone, all agreed, or the fusion settled it.
@@ -27,6 +30,37 @@ def out() -> Console:
 def err() -> Console:
     """Standard error."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def replace_what_can_not_be_shown() -> None:
+    """Write "?" for a letter that is not in the encoding of the output, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a standard stream is a terminal; a service may have no such stream."""
+    return stream is not None and stream.isatty()
+
+
+def read_input(*, whole: bool) -> str:
+    """What standard input holds, or its next line; "" at the end, and where there is none.
+
+    Raises:
+        ConfigError: it is in another encoding.
+
+    """
+    if sys.stdin is None:
+        return ""
+    try:
+        text = sys.stdin.read() if whole else sys.stdin.readline()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"standard input is no text in {error.encoding}: {error.reason} at byte {error.start}; "
+            "convert it, or name its encoding in the environment variable PYTHONIOENCODING"
+        ) from error
+    return text.removeprefix("\ufeff")  # a byte order mark
 
 
 def style_of(step: Step) -> str:

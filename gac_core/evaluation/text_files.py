@@ -9,7 +9,7 @@ from gac_core.errors import ConfigError
 
 BYTES: Final = 20_000  # of a text, if nothing else is said
 FEWEST_BYTES: Final = 1_000
-_BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_MARKS_OF_UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True)
@@ -72,20 +72,20 @@ def read_texts(paths: Sequence[str | Path], limit: int = BYTES) -> tuple[Text, .
 
 
 def read_utf8(path: Path) -> str:
-    """The text of a file.
+    """The text of a file, without a byte order mark.
 
     Raises:
-        ConfigError: there is no such file, it is no UTF-8, or begins with a byte order mark.
+        ConfigError: there is no such file, or it is no UTF-8.
 
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path} can not be read: {error.strerror or error}") from error
-    if data.startswith(_BYTE_ORDER_MARKS):
-        raise ConfigError(f"{path} begins with a byte order mark; save it as UTF-8 without one")
+    if data.startswith(_MARKS_OF_UTF_16):
+        raise ConfigError(f"{path} begins with the byte order mark of UTF-16; save it as UTF-8")
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         raise ConfigError(

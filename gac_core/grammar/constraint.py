@@ -127,7 +127,7 @@ class Constraint:
         if end is None or tokens is None:
             raise GrammarError(
                 f"no end was found for this grammar ({self._grammar.kind}); bound its patterns, "
-                "such as with maxLength"
+                "such as with maxLength, or offer fewer tools at once"
             )
         if within_budget(end):
             return end

@@ -11,7 +11,13 @@ from typing import Any, Literal
 
 from gac_core.errors import GrammarError
 from gac_core.grammar.call_tags import CALL_CLOSES, CALL_OPENS
-from gac_core.grammar.json_schema import arguments_schema, json_rule, parsed_schema, patterns_in
+from gac_core.grammar.json_schema import (
+    arguments_schema,
+    enforced_schema,
+    json_rule,
+    parsed_schema,
+    patterns_in,
+)
 from gac_core.grammar.matcher import check_language, literal, regex_literal
 
 GrammarKind = Literal["json_schema", "regex", "choice", "tools"]
@@ -50,14 +56,17 @@ class Grammar:
             ('^[A-Z]{3}$',)
 
         """
-        parsed = parsed_schema(schema)
-        lark = f"start: {json_rule(parsed)}\n"
+        enforced = enforced_schema(parsed_schema(schema))
+        lark = f"start: {json_rule(enforced)}\n"
         check_language(lark, "the JSON schema")
-        return cls("json_schema", lark, tuple(patterns_in(parsed)))
+        return cls("json_schema", lark, tuple(patterns_in(enforced)))
 
     @classmethod
     def regex(cls, pattern: str) -> "Grammar":
-        r"""Text that a regular expression matches as a whole; `.` is any character but \n.
+        r"""Text that a regular expression matches as a whole, read as Python's `re` reads it.
+
+        `.` is any character but \n; `\w`, `\d` and `\s` are as Unicode defines them, so `\w` has
+        the marks that some scripts write vowels with. `\p{L}` and its like may be used, too.
 
         Raises:
             GrammarError: it is none, uses look-around or back-references, or nothing fits it.
@@ -90,7 +99,8 @@ class Grammar:
             raise GrammarError(f"choices must be a list of one text or more, not {choices!r}")
         if wrong := [c for c in choices if not isinstance(c, str) or not c]:
             raise GrammarError(f"each choice must be a text of one character or more: {wrong[0]!r}")
-        lark = f"start: {' | '.join(literal(c) for c in dict.fromkeys(choices))}\n"
+        # One terminal, of which there may be many alternatives; of rules there may not.
+        lark = f"start: X\nX: {' | '.join(literal(c) for c in dict.fromkeys(choices))}\n"
         check_language(lark, "the list of choices")
         return cls("choice", lark)
 
@@ -127,14 +137,14 @@ class Grammar:
             raise GrammarError("tools need one function or more")
         if len(set(names)) < len(names):
             raise GrammarError(f"two tools have the same name: {names}")
-        schemas: list[Mapping[str, Any]] = []
+        schemas: list[dict[str, Any]] = []
         calls: list[str] = []
         start = "calls" if required else "calls | TEXT"
         if otherwise is not None and not required:
-            schemas.append(parsed_schema(otherwise))
+            schemas.append(enforced_schema(parsed_schema(otherwise)))
             start = f"calls | {_checked_rule(schemas[-1], 'the JSON schema')}"
         for number, (name, function) in enumerate(zip(names, functions, strict=True)):
-            schemas.append(arguments_schema(function))
+            schemas.append(enforced_schema(arguments_schema(function)))
             rule = _checked_rule(schemas[-1], f"the schema of the tool {name!r}")
             opens = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
             calls.append(f'call{number}: {literal(opens)} {rule} "}}"')

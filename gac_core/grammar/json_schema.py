@@ -5,29 +5,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gac_core.errors import GrammarError
-
-# Keys whose value is a mapping from names to schemas, and keys whose value is data, no schema.
-_BY_NAME: Final = ("properties", "patternProperties", "$defs", "definitions")
-_DATA: Final = ("enum", "const", "default", "examples")
+from gac_core.grammar.formats import FREE_FORMATS, HINTS, pattern_of_format, without_lookahead
+from gac_core.grammar.property_names import enforce_names
+from gac_core.grammar.regex import engine_regex
+from gac_core.grammar.subschemas import copied, subschemas
 
 # One blank, or a new line and its indent: what models write, and no endless blanks.
 _BLANKS: Final = {"whitespace_pattern": r"( |\n {0,16})?"}
-
-# Formats that tell an interface how to show a text and do not restrict it; pydantic writes them.
-_DISPLAY_FORMATS: Final = frozenset(
-    "password path file-path directory-path binary base64 base64url json-string color".split()
-)
-
-# Patterns of formats whose texts the search for an end might not find by itself.
-_DATE: Final = r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])"
-_TIME: Final = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)"
-_FORMATS: Final = {
-    "email": r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}",
-    "date-time": f"{_DATE}T{_TIME}",
-    "date": _DATE,
-    "time": _TIME,
-    "duration": r"P(\d+D|\d*T\d+[HMS])",
-}
 
 
 def parsed_schema(schema: Any) -> Mapping[str, Any]:
@@ -39,7 +23,7 @@ def parsed_schema(schema: Any) -> Mapping[str, Any]:
     """
     if isinstance(schema, str):
         try:
-            schema = json.loads(schema)
+            schema = json.loads(schema.removeprefix("\ufeff"))  # the byte order mark of a file
         except ValueError as error:
             raise GrammarError(f"the JSON schema is no JSON: {error}") from error
     if schema is True:
@@ -49,45 +33,64 @@ def parsed_schema(schema: Any) -> Mapping[str, Any]:
     return schema
 
 
+def enforced_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema as the engine can enforce it, which does not know all keywords and formats.
+
+    Raises:
+        GrammarError: the names of an object's properties can not be enforced.
+
+    """
+    enforced: dict[str, Any] = copied(schema)
+    for part in subschemas(enforced):
+        enforce_names(part, enforced)
+        form = part.get("format")
+        if isinstance(form, str) and (form in FREE_FORMATS or pattern_of_format(form)):
+            del part["format"]
+            if pattern := pattern_of_format(form):
+                _add_pattern(part, f"^({pattern})$")
+        if isinstance(pattern := part.get("pattern"), str):
+            part["pattern"] = without_lookahead(pattern)
+    return enforced
+
+
+def _add_pattern(schema: dict[str, Any], pattern: str) -> None:
+    if "pattern" not in schema:
+        schema["pattern"] = pattern
+    else:
+        schema["allOf"] = [*schema.get("allOf", ()), {"pattern": pattern}]
+
+
+def patterns_in(schema: dict[str, Any]) -> list[str]:
+    """The regular expressions of all texts and names in a schema, and of formats."""
+    found: list[str] = []
+    for part in subschemas(schema):
+        found += [name for name in part.get("patternProperties") or () if isinstance(name, str)]
+        found += [part["pattern"]] if isinstance(part.get("pattern"), str) else []
+        found += [HINTS[form]] if (form := part.get("format")) in HINTS else []
+    return found
+
+
 def json_rule(schema: Mapping[str, Any]) -> str:
     """The JSON that fits a schema, as a rule of Lark.
+
+    Args:
+        schema: one of `enforced_schema`.
 
     Raises:
         GrammarError: the schema can not be written as JSON.
 
     """
-    guidance = {**_BLANKS, **(schema.get("x-guidance") or {})}
+    plain = copied(schema)
+    for part in subschemas(plain):
+        if isinstance(pattern := part.get("pattern"), str):
+            part["pattern"] = engine_regex(pattern)
+        if isinstance(named := part.get("patternProperties"), dict):
+            part["patternProperties"] = {engine_regex(str(name)): p for name, p in named.items()}
+    plain["x-guidance"] = {**_BLANKS, **(plain.get("x-guidance") or {})}
     try:
-        return f"%json {json.dumps({**_without_display_formats(schema), 'x-guidance': guidance})}"
-    except (TypeError, ValueError) as error:
+        return f"%json {json.dumps(plain, ensure_ascii=False)}"
+    except (TypeError, ValueError, RecursionError) as error:
         raise GrammarError(f"the JSON schema can not be written as JSON: {error}") from error
-
-
-def _without_display_formats(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_without_display_formats(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    return {
-        key: value if key in _DATA else _without_display_formats(value)
-        for key, value in schema.items()
-        if not (key == "format" and isinstance(value, str) and value in _DISPLAY_FORMATS)
-    }
-
-
-def patterns_in(schema: Any) -> list[str]:
-    """The regular expressions of all string patterns in a schema, and of formats."""
-    if isinstance(schema, Mapping):
-        found = [p for v in schema.values() for p in patterns_in(v)]
-        pattern, form = schema.get("pattern"), schema.get("format")
-        if isinstance(pattern, str):
-            found.append(pattern)
-        if isinstance(form, str) and form in _FORMATS:
-            found.append(_FORMATS[form])
-        return found
-    if isinstance(schema, list):
-        return [p for v in schema for p in patterns_in(v)]
-    return []
 
 
 def arguments_schema(function: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,36 +114,22 @@ def arguments_schema(function: Mapping[str, Any]) -> dict[str, Any]:
 def strict_schema(schema: Any) -> Any:
     """The schema, but an object has only the properties it names, where it names some.
 
+    A pattern names, too: pydantic describes a dict with keys of a pattern by it alone.
+
     A schema that combines objects (`allOf`, or `properties` beside `anyOf`) is left as it is, since
     what one part names another would forbid.
     """
-    return schema if _combines_objects(schema) else _strict(schema)
+    strict = copied(schema)
+    if any(map(_combines_objects, subschemas(strict))):
+        return schema
+    for part in subschemas(strict):
+        if "properties" in part or "patternProperties" in part:
+            part.setdefault("additionalProperties", False)
+    return strict
 
 
-def _combines_objects(schema: Any) -> bool:
-    if isinstance(schema, list):
-        return any(map(_combines_objects, schema))
-    if not isinstance(schema, Mapping):
-        return False
+def _combines_objects(schema: dict[str, Any]) -> bool:
     if len(schema.get("allOf") or ()) > 1:
         return True
     beside = {"allOf", "anyOf", "oneOf", "$ref", "if"} & schema.keys()
-    if beside and isinstance(schema.get("properties"), Mapping):
-        return True
-    return any(_combines_objects(v) for key, v in schema.items() if key not in _DATA)
-
-
-def _strict(schema: Any) -> Any:
-    if isinstance(schema, list):
-        return [_strict(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    strict: dict[str, Any] = {}
-    for key, value in schema.items():
-        if key in _BY_NAME and isinstance(value, Mapping):
-            strict[key] = {name: _strict(part) for name, part in value.items()}
-        else:
-            strict[key] = value if key in _DATA else _strict(value)
-    if "properties" in schema:
-        strict.setdefault("additionalProperties", False)
-    return strict
+    return bool(beside) and isinstance(schema.get("properties"), dict)

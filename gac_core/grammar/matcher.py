@@ -14,6 +14,7 @@ import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from gac_core.errors import GrammarError
+from gac_core.grammar.regex import engine_regex
 
 if TYPE_CHECKING:  # which brings torch, and configurations are read without
     from gac_core.tokens.spelling import CommonSpelling
@@ -21,6 +22,14 @@ if TYPE_CHECKING:  # which brings torch, and configurations are read without
 
 # Forced text must not be held to one spelling: members cut it into units each in its own way.
 _OPTIONS: Final = '%llguidance {"no_forcing": true}\n'
+
+# What to do about what the engine refuses, by what its message says.
+_CURES: Final = {
+    "look": r"; write the pattern without look-around, \b, and ^ or $ within it",
+    "backreferences": "; write out what the group may be",
+    "unimplemented keys": "; leave them out, and check the answer for them afterwards",
+    "unknown format": "; leave it out, or say it as a pattern",
+}
 
 # ---------------------------------------------------------------- notation
 
@@ -31,8 +40,8 @@ def literal(text: str) -> str:
 
 
 def regex_literal(pattern: str) -> str:
-    """A regular expression between slashes."""
-    escaped = re.sub(r"(\\.)|/", lambda m: m[1] or r"\/", pattern, flags=re.DOTALL)
+    """A regular expression, as Python reads it, between slashes."""
+    escaped = re.sub(r"(\\.)|/", lambda m: m[1] or r"\/", engine_regex(pattern), flags=re.DOTALL)
     return "/" + escaped.replace("\n", r"\n") + "/"
 
 
@@ -86,12 +95,23 @@ def check_language(lark: str, what: str) -> None:
         what: the subject of the error's message.
 
     Raises:
-        GrammarError: it is one of the two.
+        GrammarError: it is one of the two, or has half a character.
 
     """
+    try:
+        lark.encode()
+    except UnicodeEncodeError as error:
+        at = error.start
+        raise GrammarError(
+            f"{what} holds the lone surrogate {lark[at]!r} (in {lark[max(at - 9, 0) : at + 9]!r}), "
+            "which no UTF-8 text can hold; decode its source with the right encoding, or with "
+            "errors='replace'"
+        ) from error
     matcher = byte_matcher(lark)
     if matcher.is_error():
-        raise GrammarError(f"{what} can not be enforced: {error_of(matcher)}")
+        error_text = error_of(matcher)
+        cure = next((cure for sign, cure in _CURES.items() if sign in error_text.lower()), "")
+        raise GrammarError(f"{what} can not be enforced: {error_text}{cure}")
     if is_dead(matcher):
         raise GrammarError(f"no text fits {what}")
 

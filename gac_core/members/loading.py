@@ -74,6 +74,18 @@ class Loaded:
         return frozenset(ends)
 
 
+@dataclass(frozen=True)
+class Loader:
+    """Loads members when it is called; can be pickled, which models can not."""
+
+    configs: tuple[MemberConfig, ...]
+    progress: bool
+
+    def __call__(self) -> list[Loaded]:
+        """The members; see `load_members`."""
+        return load_members(self.configs, progress=self.progress)
+
+
 def load_members(configs: Sequence[MemberConfig], *, progress: bool = True) -> list[Loaded]:
     """Load all members.
 

@@ -10,6 +10,7 @@ from llama_index.core.base.llms.types import (
     LogProb,
     MessageRole,
     TextBlock,
+    ThinkingBlock,
     ToolCallBlock,
 )
 
@@ -37,14 +38,19 @@ class ResponseMaker:
         self._reader = DeltaReader(request.form)
         self._tokens: list[dict[str, Any]] = []  # since the last response
         self._end: dict[str, Any] = {}
+        self._thought_delta = ""  # of the last step
+        self._thought_tokens: int | None = None  # known at the end
 
     def push(self, step: Step) -> str | None:
         """The text that is certain with a step; None if the step gives no text and no call."""
-        self._tokens.append(token_dict(step))
+        if not step.is_thought:
+            self._tokens.append(token_dict(step))
+        self._thought_delta = step.thought or ""
         deltas = self._reader.push(step)
         for delta in deltas:
             if isinstance(delta, EndDelta):
                 usage = usage_dict(delta.outcome.usage)
+                self._thought_tokens = delta.outcome.usage.thought_tokens
                 self._end = {**end_dict(delta, self._model_name), "usage": usage}
         if not deltas:
             return None
@@ -53,7 +59,12 @@ class ResponseMaker:
     def chat(self, delta: str | None = None) -> ChatResponse:
         """The answer so far, as that of a chat."""
         text, calls = self._reader.text, self._reader.calls
-        blocks: list[Any] = [TextBlock(text=text)] if text or not calls else []
+        thought = self._reader.thought
+        blocks: list[Any] = []
+        if thought:
+            blocks.append(ThinkingBlock(content=thought, num_tokens=self._thought_tokens))
+        if text or not calls:
+            blocks.append(TextBlock(text=text))
         additional: dict[str, Any] = {}
         if calls:
             blocks += [
@@ -75,7 +86,13 @@ class ResponseMaker:
         message = ChatMessage(
             role=MessageRole.ASSISTANT, blocks=blocks, additional_kwargs=additional
         )
-        return ChatResponse(message=message, delta=delta, **self._record())
+        return ChatResponse(message=message, delta=delta, **self._record(), **self._thinking())
+
+    def _thinking(self) -> dict[str, Any]:
+        """What is new of the thought, where LlamaIndex's agents look for it."""
+        if not self._thought_delta:
+            return {}
+        return {"additional_kwargs": {"thinking_delta": self._thought_delta}}
 
     def completion(self, delta: str | None = None) -> CompletionResponse:
         """The answer so far, as a completion."""
