@@ -89,10 +89,8 @@ async def test_ainvoke_and_astream(ensemble: Ensemble) -> None:
 
 def test_blocks_of_version_1(ensemble: Ensemble) -> None:
     llm = ChatGaC(ensemble=ensemble, output_version="v1")
-    message = llm.invoke("What is 2 + 3?")
-    kinds = [
-        (block["type"], block.get("reasoning", block.get("text"))) for block in message.content
-    ]  # type: ignore[union-attr]
+    content: Any = llm.invoke("What is 2 + 3?").content
+    kinds = [(block["type"], block.get("reasoning", block.get("text"))) for block in content]
     assert kinds == [("reasoning", THOUGHT), ("text", ANSWER)]
 
 
