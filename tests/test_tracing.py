@@ -26,7 +26,7 @@ from gac_core import (
     MemberError,
     PromptError,
 )
-from gac_core.chat.prompt import Message
+from gac_core.chat.messages import Message
 from gac_core.engine.stopwatch import Stopwatch
 from gac_core.engine.tracing import Trace
 from gac_core.members.local import LocalScorer
