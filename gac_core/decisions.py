@@ -6,7 +6,8 @@ from typing import Annotated, Any, Final, Literal, Protocol
 
 from pydantic import Field
 
-from gac_core.chat.prompt import Prompt, check_text
+from gac_core.chat.content import check_text
+from gac_core.chat.prompt import Prompt
 from gac_core.decoding.choosing import ChoiceStep, Plan, Reading, choose
 from gac_core.engine.streams import AsyncStream, Stream, Submit
 from gac_core.errors import (

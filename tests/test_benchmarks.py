@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import decisions, grammar, overhead, step_profile
+from benchmarks import decisions, grammar, overhead, step_profile, tracing
 from benchmarks.closed_questions import Closed, pocket_questions, read_closed
 from benchmarks.models import SHAPES, Shape, made_up_tokenizer, random_model
-from gac_core import ConfigError
+from gac_core import ConfigError, Ensemble
 from tests.fakes import make
 
 TINY = Shape(32, 1, 2, 2, 64, (600, 700), ("none", "none"))
@@ -173,3 +173,12 @@ def test_decisions_are_measured_in_every_way(capsys: pytest.CaptureFixture[str])
     assert figures[decisions.WRITTEN]["systems"]["together"]["surprise"]["value"] is None
     decisions.show(figures)
     assert capsys.readouterr().out.count(" | together | ") == len(decisions.WAYS) + 1
+
+
+@pytest.mark.slow
+def test_what_is_traced_costs_more_than_what_is_not() -> None:
+    with Ensemble.pocket() as ensemble:
+        figures = {way: tracing.parts(ensemble, way, loops=200) for way in tracing.WAYS}
+        assert 0 < tracing.ratio(ensemble, turns=1) < math.inf
+    for part in ("request", "step"):
+        assert 0 < figures["not imported"][part] < figures["traced"][part], part

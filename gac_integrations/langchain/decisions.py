@@ -236,8 +236,8 @@ def _text_of(value: Any, where: str) -> str:
 def _plain(value: Any, where: str) -> Any:
     """A value with dicts in the place of messages."""
     if isinstance(value, BaseMessage):
-        (message,) = check_messages(plain_messages([value]))
-        return message
+        messages = check_messages(plain_messages([value]))
+        return messages[0] if len(messages) == 1 else messages
     if isinstance(value, Mapping):
         kind = value.get("type")
         if kind in ("image", "audio", "video", "file", "image_url") and len(value) > 1:
