@@ -9,6 +9,7 @@ from pydantic import Field
 from gac_core.chat.content import check_text
 from gac_core.chat.prompt import Prompt
 from gac_core.decoding.choosing import ChoiceStep, Plan, Reading, choose
+from gac_core.decoding.request import Method, Request
 from gac_core.engine.streams import AsyncStream, Stream, Submit
 from gac_core.errors import (
     CannotSpellError,
@@ -147,26 +148,16 @@ def submission(
         PromptError: a prompt is malformed, or a label can not be written.
 
     """
-    labels = _checked(labels)
     params = ChoiceParams.of(dict(options or {}))
-    temperatures = _temperatures(params.temperature, runtime.members)
-    is_chat = not isinstance(prompt, str)
-    has_end = params.end
-    if has_end is None:
-        has_end = is_chat or any(a != b and a.startswith(b) for a in labels for b in labels)
-    neutral = [] if prior is False else _neutral_prompts(prompt, prior)
-    readings = [_reading(runtime, p, labels, has_end=has_end) for p in (prompt, *neutral)]
-    request = runtime.request_after(
-        readings[0].prompts, SamplingParams(max_new_tokens=1, seed=0), is_chat=is_chat
-    )
-    plan = Plan(
-        labels,
-        readings,
-        has_end,
-        _scales(labels, params.length),
-        temperatures,
-    )
-    return partial(runtime.engine.submit, partial(choose, plan=plan), request)
+    sampling = SamplingParams(max_new_tokens=1, seed=0)
+
+    def make() -> tuple[Method, Request]:
+        plan = _plan(runtime, prompt, _checked(labels), prior, params)
+        is_chat = plan.readings[0].is_chat
+        request = runtime.request_after(plan.readings[0].prompts, sampling, is_chat=is_chat)
+        return partial(choose, plan=plan), request
+
+    return runtime.traced(prompt, sampling, make)
 
 
 def choice_of(steps: Sequence[Step]) -> Choice:
@@ -178,6 +169,23 @@ def choice_of(steps: Sequence[Step]) -> Choice:
 
 
 # ------------------------------------------------ labels and options
+
+
+def _plan(
+    runtime: Runtime, prompt: Prompt, labels: tuple[str, ...], prior: Prior, params: ChoiceParams
+) -> Plan:
+    has_end = params.end
+    if has_end is None:
+        begins_another = any(a != b and a.startswith(b) for a in labels for b in labels)
+        has_end = not isinstance(prompt, str) or begins_another
+    neutral = [] if prior is False else _neutral_prompts(prompt, prior)
+    return Plan(
+        labels,
+        [_reading(runtime, p, labels, has_end=has_end) for p in (prompt, *neutral)],
+        has_end,
+        _scales(labels, params.length),
+        _temperatures(params.temperature, runtime.members),
+    )
 
 
 def _checked(labels: Sequence[str]) -> tuple[str, ...]:

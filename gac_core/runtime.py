@@ -181,19 +181,33 @@ class Runtime:
     def submission(
         self, prompt: Prompt, params: SamplingParams | None, options: Mapping[str, Any]
     ) -> Callable[[Sink, OnError], Job]:
-        """A checked turn, ready to be submitted with a sink; arguments as of `generate`.
+        """A checked turn, ready to be submitted with a sink; arguments as of `generate`."""
+        sampling = sampling_of(params, options, self.sampling)
+        return self.traced(prompt, sampling, lambda: (self.method, self.turn(prompt, sampling)))
+
+    def traced(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        make: Callable[[], tuple[Method, Request | Turn]],
+    ) -> Callable[[Sink, OnError], Job]:
+        """What is made, ready to be submitted with a sink.
 
         All requests of users go through here, so it is here that their spans begin.
 
+        Args:
+            prompt: of the request.
+            sampling: how it is to be drawn.
+            make: makes the request, and what decodes it.
+
         """
-        sampling = sampling_of(params, options, self.sampling)
         trace = self.tracing.begin(prompt, sampling)
         with _failing(trace):
-            turn = self.turn(prompt, sampling)
+            method, work = make()
 
         def submit(sink: Sink, on_error: OnError) -> Job:
             with _failing(trace):
-                return self.engine.submit(self.method, turn, sink, on_error, trace)
+                return self.engine.submit(method, work, sink, on_error, trace)
 
         return submit
 
