@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gac_core import pocket
 from gac_core.chat.prompt import Prompt
 from gac_core.config import EnsembleConfig, MemberConfig, config_of
+from gac_core.decisions import Deciding
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
 from gac_core.engine.process import OneProcess
@@ -30,7 +31,7 @@ from gac_core.sampling_params import SamplingParams
 from gac_core.tokens.union import UnionVocabulary
 
 
-class Ensemble:
+class Ensemble(Deciding):
     """Several language models that write one text together.
 
     Make one with `pocket`, `from_pretrained`, `from_config` or `from_models`; use it as a context

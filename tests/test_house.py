@@ -26,7 +26,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("gac_core.methods",),
     ("gac_core.engine",),
     ("gac_core.pocket",),  # a name for three folders; its training is a program above all else
-    ("gac_core.runtime", "gac_core.ensemble"),
+    ("gac_core.runtime", "gac_core.decisions", "gac_core.ensemble"),
     ("gac_core.evaluation",),
     ("gac_core.testing",),
     ("gac_core.cli",),
