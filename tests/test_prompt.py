@@ -354,7 +354,8 @@ def test_what_can_not_be_read_is_an_error_that_says_what_to_do(block: Any, role:
 
 
 def test_a_text_without_text_is_an_error() -> None:
-    for block in ({"type": "text"}, {"text": None}, {"guardContent": {}}):
+    blocks: list[Any] = [{"type": "text"}, {"text": None}, {"guardContent": {}}]
+    for block in blocks:
         with pytest.raises(PromptError, match="part 0 must be a string, not NoneType"):
             said_in(block)
     with pytest.raises(PromptError, match="no text in base64 and UTF-8"):

@@ -22,6 +22,8 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
+from gac_core import PromptError
+from gac_core.chat.prompt import Prompt
 from gac_core.chat.response_format import AnswerForm
 from gac_integrations.langchain.chunks import ChunkMaker
 from gac_integrations.langchain.errors import GaCInvalidRequestError, translated_errors
@@ -337,9 +339,27 @@ class ChatGaC(LangChainFields, BaseChatModel):
             return super().get_num_tokens_from_messages(messages, tools)
         with translated_errors():
             request = self._request(messages, None, {"tools": tools} if tools else {})
-            if not request.prompt:  # which no template takes
-                return 0
-            return len(self._ensemble.prompt_ids(request.prompt)[self._ensemble.primary])
+            return self._length(request.prompt)
+
+    def _length(self, prompt: Prompt) -> int:
+        """The primary's tokens of a prompt, or of a part of one.
+
+        Who trims a chat counts parts that templates refuse: none of it, or an answer without its
+        question, to which an empty one is added.
+        """
+        if not prompt:
+            return 0
+        primary = self._ensemble.primary
+        try:
+            return len(self._ensemble.prompt_ids(prompt)[primary])
+        except PromptError:
+            assert not isinstance(prompt, str)
+            others = [i for i, message in enumerate(prompt) if message["role"] != "system"]
+            if not others or prompt[others[0]]["role"] != "assistant":
+                raise
+            asked = {"role": "user", "content": ""}
+            whole = [*prompt[: others[0]], asked, *prompt[others[0] :]]
+            return len(self._ensemble.prompt_ids(whole)[primary])
 
     @property
     def _llm_type(self) -> str:
