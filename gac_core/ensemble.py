@@ -342,6 +342,11 @@ class Ensemble(Deciding):
         limits = [s for m in self.members if (s := m.scorer.context_size) is not None]
         return min(limits, default=None)
 
+    @property
+    def can_think(self) -> bool:
+        """Whether some member can think before it answers; see docs/thoughts.md."""
+        return self.runtime.can_think
+
     def prompt_ids(self, prompt: Prompt) -> list[list[int]]:
         """The prompt's ids for each member.
 

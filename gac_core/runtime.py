@@ -140,7 +140,7 @@ class Runtime:
             return self.request(prompt, sampling)
         rendered = self._read(prompt, sampling.thinking)
         request = self.request_after([chat.ids for chat in rendered], sampling, is_chat=True)
-        if all(tags is None for tags in self._tags):
+        if not self.can_think:
             if sampling.thinking == "on":
                 raise ConfigError(
                     "no member of this ensemble has think tags; set think_tags of one, or leave "
@@ -172,6 +172,11 @@ class Runtime:
             "none" if tags is None else tags.prompt_end(chat.text)
             for tags, chat in zip(self._tags, rendered, strict=True)
         ]
+
+    @property
+    def can_think(self) -> bool:
+        """Whether some member has think tags."""
+        return any(tags is not None for tags in self._tags)
 
     @cached_property
     def _tag_ids(self) -> list[TagIds]:
