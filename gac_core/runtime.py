@@ -2,17 +2,18 @@
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
 
+from gac_core.chat.content import check_text
+from gac_core.chat.messages import Message
 from gac_core.chat.prompt import (
-    Message,
     Prompt,
     Rendered,
     check_messages,
-    check_text,
     has_leading_space,
     render,
 )
@@ -26,6 +27,7 @@ from gac_core.decoding.shared_state import SharedState
 from gac_core.decoding.turn import TagIds, Turn
 from gac_core.engine.engine import Engine
 from gac_core.engine.job import Job, OnError
+from gac_core.engine.tracing import Trace, Tracing
 from gac_core.errors import CannotSpellError, ConfigError, ContextOverflowError, PromptError
 from gac_core.grammar.constraint import Constraint, GrammarEngine
 from gac_core.members.base import Member, Scorer
@@ -64,6 +66,7 @@ class Runtime:
         grammars: makes the constraints that hold answers to a grammar.
         engine: drives all requests.
         sampling: what is not given with a request, of `SamplingParams`.
+        tracing: begins the spans of requests.
 
     Raises:
         VocabularyError: a tokenizer can not take part.
@@ -107,6 +110,7 @@ class Runtime:
         )
         self.grammars = GrammarEngine(self._shared.units, self.union.spelling)
         self.engine = Engine(self.members, config.max_batch)
+        self.tracing = Tracing("+".join(config.names), config.method, space)
 
     def request(self, prompt: Prompt, sampling: SamplingParams) -> Request:
         """A request that is ready to be decoded.
@@ -121,8 +125,8 @@ class Runtime:
             GrammarError: no text of the grammar fits the steps.
 
         """
-        return self._rendered_request(
-            self._read(prompt), sampling, is_chat=not isinstance(prompt, str)
+        return self.request_after(
+            self.prompt_ids(prompt), sampling, is_chat=not isinstance(prompt, str)
         )
 
     def turn(self, prompt: Prompt, sampling: SamplingParams) -> Request | Turn:
@@ -137,19 +141,44 @@ class Runtime:
                 raise PromptError("members think in chats only; give messages, or thinking='auto'")
             return self.request(prompt, sampling)
         rendered = self._read(prompt, sampling.thinking)
-        request = self._rendered_request(rendered, sampling, is_chat=True)
-        if all(tags is None for tags in self._tags):
+        request = self.request_after([chat.ids for chat in rendered], sampling, is_chat=True)
+        if not self.can_think:
             if sampling.thinking == "on":
                 raise ConfigError(
                     "no member of this ensemble has think tags; set think_tags of one, or leave "
                     "thinking='auto'"
                 )
             return request
-        ends: list[PromptEnd] = [
+        return Turn(self._tag_ids, request, self._prompt_ends(rendered), self._part)
+
+    def answer_prompts(self, prompt: Prompt) -> list[list[int]]:
+        """The ids after which each member answers, and thinks no more.
+
+        Raises:
+            PromptError: it is malformed, or has no token for some member.
+
+        """
+        rendered = self._read(prompt, "off")
+        if isinstance(prompt, str) or all(tags is None for tags in self._tags):
+            return [read.ids for read in rendered]
+        return [
+            [*read.ids, *(() if end == "closed" else tags.skips)]
+            for read, end, tags in zip(
+                rendered, self._prompt_ends(rendered), self._tag_ids, strict=True
+            )
+        ]
+
+    def _prompt_ends(self, rendered: Sequence[Rendered]) -> list[PromptEnd]:
+        """What each member's prompt has of a thought at its end."""
+        return [
             "none" if tags is None else tags.prompt_end(chat.text)
             for tags, chat in zip(self._tags, rendered, strict=True)
         ]
-        return Turn(self._tag_ids, request, ends, self._part)
+
+    @property
+    def can_think(self) -> bool:
+        """Whether some member has think tags."""
+        return any(tags is not None for tags in self._tags)
 
     @cached_property
     def _tag_ids(self) -> list[TagIds]:
@@ -160,16 +189,42 @@ class Runtime:
         self, prompt: Prompt, params: SamplingParams | None, options: Mapping[str, Any]
     ) -> Callable[[Sink, OnError], Job]:
         """A checked turn, ready to be submitted with a sink; arguments as of `generate`."""
-        turn = self.turn(prompt, sampling_of(params, options, self.sampling))
-        return partial(self.engine.submit, self.method, turn)
+        sampling = sampling_of(params, options, self.sampling)
+        return self.traced(prompt, sampling, lambda: (self.method, self.turn(prompt, sampling)))
 
-    def _rendered_request(
-        self, rendered: Sequence[Rendered], sampling: SamplingParams, *, is_chat: bool
+    def traced(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        make: Callable[[], tuple[Method, Request | Turn]],
+    ) -> Callable[[Sink, OnError], Job]:
+        """What is made, ready to be submitted with a sink.
+
+        All requests of users go through here, so it is here that their spans begin.
+
+        Args:
+            prompt: of the request.
+            sampling: how it is to be drawn.
+            make: makes the request, and what decodes it.
+
+        """
+        trace = self.tracing.begin(prompt, sampling)
+        with _failing(trace):
+            method, work = make()
+
+        def submit(sink: Sink, on_error: OnError) -> Job:
+            with _failing(trace):
+                return self.engine.submit(method, work, sink, on_error, trace)
+
+        return submit
+
+    def request_after(
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams, *, is_chat: bool
     ) -> Request:
+        """As `request`, after each member's ids of a prompt."""
         if self._check is not None:
             self._check(self._config, sampling)
         check_sampling(sampling, self.members)
-        prompts = [chat.ids for chat in rendered]
         sampling = _fitted(sampling, self.members, prompts)
         return self._part(prompts, sampling, ANSWER if is_chat else TEXT)
 
@@ -231,6 +286,17 @@ class Runtime:
             if (limit := member.scorer.context_size) is not None
         ]
         return self.grammars.constraint(sampling.grammar, sampling.max_new_tokens, contexts)
+
+
+@contextmanager
+def _failing(trace: Trace | None) -> Iterator[None]:
+    """End the span, if there is one, with an error of the block."""
+    try:
+        yield
+    except Exception as error:
+        if trace is not None:
+            trace.end(error=error)
+        raise
 
 
 def _space(

@@ -1,13 +1,15 @@
 """Members that think before they answer, alone, together, and beside members that do not."""
 
+import math
 import re
 from typing import Any
 
 import pytest
 
-from gac_core import ConfigError, Ensemble, Grammar, Output, PromptError
+from gac_core import ConfigError, Ensemble, Grammar, Output, PromptError, Usage
 from gac_core.chat.prompt import render
 from gac_core.chat.thoughts import switches, think_tags
+from gac_core.decoding.run import Run
 from gac_core.engine.naive import run_naively
 from gac_core.runtime import sampling_of
 from gac_core.testing.models import tokenizer_of
@@ -237,6 +239,29 @@ def test_streamed_thoughts_are_the_whole_ones() -> None:
     assert [step.outcome is not None for step in steps] == [False] * (len(steps) - 1) + [True]
 
 
+@pytest.mark.parametrize("space", ["tokens", "scored", "bytes"])
+def test_usage_can_be_read_at_every_step(space: str) -> None:
+    """As of an answer that is cancelled there."""
+    with make(*members_of("three"), space=space) as ensemble:
+        runtime = ensemble.runtime
+        expected = run_naively(runtime.method, runtime.turn(CHAT, sampling_of(None, {})))
+        so_far: list[Usage] = []
+        turn = runtime.turn(CHAT, sampling_of(None, {}))
+        run = Run(runtime.method, turn, lambda _step: so_far.append(run.usage()))
+        ask = run.resume()
+        while ask is not None:
+            score = {m: runtime.members[m].scorer.score(q) for m, q in ask.queries.items()}
+            ask = run.resume(score)
+    assert [usage.steps for usage in so_far] == [n + 1 for n in range(len(expected.steps))]
+    for step, usage in zip(expected.steps, so_far, strict=True):
+        assert usage.prompt_tokens == expected.usage.prompt_tokens
+        if not step.is_thought:
+            assert usage.thought_tokens == expected.usage.thought_tokens
+        elif not step.is_end:
+            assert usage.thought_tokens == usage.completion_tokens
+    assert so_far[-1].members == expected.usage.members
+
+
 # ------------------------------------------------ whether they think
 
 
@@ -375,3 +400,17 @@ def test_what_a_model_thinks_can_be_asked_on() -> None:
         said = {"role": "assistant", "content": first.text, "reasoning_content": first.thought}
         second = ensemble.generate([*CHAT, said, *CHAT])
     assert (second.thought, second.text) == (THOUGHT, ANSWER)
+
+
+@pytest.mark.parametrize("name", list(MIXED))
+def test_labels_are_answers_without_a_thought(name: str) -> None:
+    """What was written before the label, a thought or nothing, would make it unlikely."""
+    with make(*members_of(name)) as ensemble:
+        choice = ensemble.choose(CHAT, ["The answer is 6.", ANSWER, THOUGHT])
+        written = ensemble.generate(CHAT, thinking="off")
+        spaced = [member.leading_space for member in ensemble.members]
+    assert choice.label == written.text == ANSWER
+    for own, has_space in zip(choice.members, spaced, strict=True):
+        if not has_space:  # these speakers write none, whatever their template has
+            assert own.probs[1] > 0.99
+            assert math.exp(own.logprobs[1]) > 0.9**30
