@@ -2,7 +2,6 @@
 
 from .config import (
     EnsembleConfig as EnsembleConfig,
-    MemberConfig as MemberConfig,
 )
 from .decoding.mixing import (
     Fused as Fused,
@@ -44,6 +43,9 @@ from .fusion.weighting import (
 )
 from .grammar.grammar import (
     Grammar as Grammar,
+)
+from .member_config import (
+    MemberConfig as MemberConfig,
 )
 from .members.base import (
     Ask as Ask,

@@ -31,7 +31,9 @@ from gac_core.testing import (
     FakeServer,
     FakeSGLang,
     FakeVLLM,
+    Speaker,
     check_scorer,
+    thinking_tokenizer,
     tiny_model,
     tokenizer_of,
 )
@@ -243,6 +245,26 @@ def test_one_member_that_gives_few_tokens_is_itself() -> None:
         with Ensemble.from_models(pairs) as remote:
             got = [remote.generate(prompt, max_new_tokens=8).text for prompt in some_prompts(5)]
     assert got == want
+
+
+def test_thoughts_and_decisions_ask_for_all_they_need() -> None:
+    """Whether members think is asked of all their tokens, and so is what labels are worth."""
+    tokenizer = thinking_tokenizer("hybrid")
+    begin = "<|im_start|>assistant\n"
+    texts = ("<think>\nHm\n</think>\n\nYes", "<think>\n\n</think>\n\nYes")
+    probe = tokenizer(f"{begin}<think>\nHm", add_special_tokens=False).input_ids
+    speaker = Speaker(tokenizer, *texts, sureness=0.6)
+    with Ensemble.from_models([(speaker, tokenizer)]) as ensemble:
+        want = ensemble.generate(CHAT, max_new_tokens=20)
+        decided = ensemble.choose(CHAT, ["Yes", "No"]).probs
+    assert (want.thought, want.text) == ("Hm", "Yes")
+    with FakeSGLang(speaker) as server:
+        scorer = asking(server, "chatml", probe=probe, top_k=2, end_ids=[tokenizer.eos_token_id])
+        with Ensemble.from_models([(scorer, tokenizer)]) as ensemble:
+            got = ensemble.generate(CHAT, max_new_tokens=20)
+            assert (got.thought, got.text) == (want.thought, want.text)
+            assert scorer.stats.second_asks < len(got.steps)
+            assert ensemble.choose(CHAT, ["Yes", "No"]).probs == pytest.approx(decided, abs=1e-5)
 
 
 def test_bounds_hold_and_prove_what_is_so() -> None:

@@ -53,16 +53,13 @@ class TokenReader:
         return other
 
     def look(
-        self, members: tuple[int, ...], *, hidden: bool = False
+        self, members: tuple[int, ...], *, hidden: bool = False, threshold: float | None = None
     ) -> Generator[Ask, Answers, Looks]:
         """See `Request.look`."""
         answers = yield self._mixer.ask(members, hidden=hidden)
-        return self._mixer.read(answers)
-
-    def settled(
-        self, looks: Mapping[int, torch.Tensor], threshold: float
-    ) -> Generator[Ask, Answers, Looks]:
-        """See `Request.settled`."""
+        looks = self._mixer.read(answers)
+        if threshold is None:
+            return looks
         bounds = self._mixer.bounds(looks)
         doubtful = [m for m in bounds if not bounds[m].tells(threshold)]
         return (yield from self._look_again(looks, doubtful))
@@ -217,7 +214,11 @@ class ScoringReader(PathReader):
         self._is_first_step = mixer.answer.part.begins_turn
 
     def look(
-        self, members: tuple[int, ...], *, hidden: bool = False
+        self,
+        members: tuple[int, ...],
+        *,
+        hidden: bool = False,
+        threshold: float | None = None,  # noqa: ARG002  (all is known)
     ) -> Generator[Ask, Answers, Looks]:
         """See `Request.look`; over the primary's rows, (size,) each."""
         mixer, primary = self._mixer, self._mixer.shared.config.primary
@@ -309,7 +310,11 @@ class ByteReader(PathReader):
         self._paths = {m: self._paths_of(m, most, 0.0) for m in range(len(mixer.shared.members))}
 
     def look(
-        self, members: tuple[int, ...], *, hidden: bool = False
+        self,
+        members: tuple[int, ...],
+        *,
+        hidden: bool = False,
+        threshold: float | None = None,  # noqa: ARG002  (all is known)
     ) -> Generator[Ask, Answers, Looks]:
         """See `Request.look`; of the primary over its own rows, of others over `BYTES`."""
         primary = self._mixer.shared.config.primary

@@ -122,13 +122,14 @@ class Request:
         yield from self.mixer.start()
 
     def look(
-        self, *members: int, hidden: bool = False
+        self, *members: int, hidden: bool = False, threshold: float | None = None
     ) -> Generator[Ask, Answers, dict[int, torch.Tensor]]:
         """Ask what members hold likely to come next; in any space.
 
         Args:
             members: their indices; all without any.
             hidden: whether the primary's last hidden state is wanted, too; see `hidden`.
+            threshold: whether the largest probability exceeds it will be asked.
 
         Returns:
             By member index, of mass 1: the primary over its own rows, (vocab_size,); others over
@@ -138,22 +139,7 @@ class Request:
             NonFiniteLogitsError: some logits are NaN, infinite or all masked.
 
         """
-        return (yield from self._reader.look(members, hidden=hidden))
-
-    def settled(
-        self, looks: Mapping[int, torch.Tensor], threshold: float
-    ) -> Generator[Ask, Answers, dict[int, torch.Tensor]]:
-        """The same looks, by which it is certain whether their largest probability exceeds a bound.
-
-        Members that are servers may give their likeliest tokens only; they are asked again where
-        these do not tell.
-
-        Args:
-            looks: by member index, as `look` gives them.
-            threshold: the bound.
-
-        """
-        return (yield from self._reader.settled(looks, threshold))
+        return (yield from self._reader.look(members, hidden=hidden, threshold=threshold))
 
     @property
     def hidden(self) -> torch.Tensor | None:

@@ -25,8 +25,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from gac_core.config import MemberConfig, member_names
 from gac_core.errors import ConfigError, GacError, LoadError, one_line
+from gac_core.member_config import MemberConfig, member_names
 from gac_core.members.base import Scorer
 from gac_core.members.gguf import GgufFile, is_gguf
 from gac_core.sampling_params import sampling_defaults

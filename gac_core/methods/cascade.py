@@ -40,9 +40,8 @@ def cascade(request: "Request") -> "Decoder":
     primary, helpers = request.primary, request.others
     options: CascadeOptions = request.options
     while not request.finished:
-        looks = yield from request.look(primary)
-        if helpers:
-            looks = yield from request.settled(looks, options.threshold)
+        threshold = options.threshold if helpers else None
+        looks = yield from request.look(primary, threshold=threshold)
         if helpers and not is_sure(request.legal(looks[primary]), options.threshold):
             looks |= yield from request.look(*helpers)
         yield from request.write(looks)
