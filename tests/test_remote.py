@@ -33,6 +33,7 @@ from gac_core.testing import (
     FakeVLLM,
     Speaker,
     check_scorer,
+    scripted,
     thinking_tokenizer,
     tiny_model,
     tokenizer_of,
@@ -245,6 +246,51 @@ def test_one_member_that_gives_few_tokens_is_itself() -> None:
         with Ensemble.from_models(pairs) as remote:
             got = [remote.generate(prompt, max_new_tokens=8).text for prompt in some_prompts(5)]
     assert got == want
+
+
+@contextmanager
+def half_scripted(
+    first: list[dict[str, float]], second: list[dict[str, float]], top_k: Any, **options: Any
+) -> Iterator[Ensemble]:
+    """Two scripted members after "Hello", the first of which is a server."""
+    a, b = scripted("chatml", 1, first), scripted("byte_level", 1, second)
+    with FakeSGLang(LocalScorer(a[0], "a")) as server:
+        there = asking(server, "chatml", top_k=top_k)
+        pairs: list[Any] = [(there, a[1]), b]
+        with Ensemble.from_models(pairs, names=["a", "b"], space="tokens", **options) as ensemble:
+            yield ensemble
+
+
+@pytest.mark.parametrize("masked", [0.05, 0.2])
+def test_whether_a_gate_opens_may_depend_on_what_is_not_known(masked: float) -> None:
+    """Control tokens take no part: without them, "a" may have more than the threshold."""
+    rest = {"<|im_start|>": masked, "<|endoftext|>": masked, "c": 0.2 - masked, "d": 0.2 - masked}
+    first = [{"a": 0.35, "b": 0.25, **rest}, {"<|im_end|>": 1.0}]
+    second = [{"b": 1.0}, {"<|endoftext|>": 1.0}]
+    options = {"method": "cascade", "threshold": 0.45}
+    for top_k in (2, "all"):
+        with half_scripted(first, second, top_k, **options) as ensemble:
+            assert ensemble.generate("Hello").text == ("a" if masked == 0.2 else "b")
+            asked = ensemble.members[0].scorer.stats.second_asks
+    assert asked == 0
+
+
+def test_a_history_depends_on_what_its_member_would_have_written() -> None:
+    """What a member chose itself stays as it is, and what others chose is encoded anew."""
+    first = [
+        {"<|im_start|>": 0.5, "H": 0.3, "x": 0.2},
+        {"<|im_start|>": 0.5, "e": 0.3, "x": 0.2},
+        {"<|im_end|>": 1.0},
+    ]
+    second = [{"H": 1.0}, {"e": 1.0}, {"<|endoftext|>": 1.0}]
+    used = []
+    for top_k in (1, "all"):
+        with half_scripted(first, second, top_k, weights=[0.2, 0.8]) as ensemble:
+            output = ensemble.generate("Hello", max_new_tokens=2)
+            assert output.text == "He"
+            used.append(output.usage.members)
+    assert used[0] == used[1]
+    assert used[0][0].completion_tokens == 2  # not one, "He"
 
 
 def test_thoughts_and_decisions_ask_for_all_they_need() -> None:
