@@ -7,7 +7,8 @@ the likeliest, as three kinds of servers give them. `ms` is from asking to logit
 server that computes in the same process; `client_ms` is what of it this library spends on reading.
 
 `steps`: the embedded members behind servers that answer later by a delay, which stands for a
-server's forward pass and the network. Steps a second of one request at a time, and calls a step.
+server's forward pass and the network. Steps a second of one request at a time; calls a step; and
+waits a step, which are how often a step has to wait for servers, some of them at the same time.
 """
 
 import argparse
@@ -22,7 +23,9 @@ from typing import Any, Final
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gac_core import Ensemble, Query, Scored, ScorerStats, pocket
+from gac_core import Ask, Ensemble, Query, Scored, ScorerStats, pocket
+from gac_core.decoding.run import Run
+from gac_core.members.base import Answers
 from gac_core.members.local import LocalScorer
 from gac_core.members.remote import RemoteScorer
 from gac_core.pocket import tasks
@@ -146,28 +149,50 @@ def of_steps(
     for name, options in methods.items():
         row: dict[str, Any] = {"method": name}
         with Ensemble.pocket(**options) as ensemble:
-            row["steps_per_s_here"], _, texts = of_questions(ensemble, prompts)
+            row["steps_per_s_here"], _, _, texts = of_questions(ensemble, prompts)
         same = True
         for delay in delays:
             print(f"{name}, {delay} ms", file=sys.stderr, flush=True)
             with behind_servers(delay / 1000, options) as ensemble:
-                rate, calls, there = of_questions(ensemble, prompts)
-            row |= {f"steps_per_s_{delay}ms": rate, "calls_per_step": calls}
+                rate, calls, waits, there = of_questions(ensemble, prompts)
+            row[f"steps_per_s_{delay}ms"] = rate
+            row |= {"calls_per_step": calls, "waits_per_step": waits}
             same = same and there == texts
         figures.append({**row, "same_texts": same})
     return figures
 
 
-def of_questions(ensemble: Ensemble, prompts: Sequence[Any]) -> tuple[float, float, list[str]]:
-    """Steps a second, calls a step, and the answers."""
+def of_questions(
+    ensemble: Ensemble, prompts: Sequence[Any]
+) -> tuple[float, float, float, list[str]]:
+    """Steps a second, calls a step, waits a step, and the answers."""
     ensemble.generate(prompts[0], max_new_tokens=2)  # warms up
     before = calls_of(ensemble)
     began = time.perf_counter()
-    outputs = [ensemble.generate(prompt, max_new_tokens=40) for prompt in prompts]
+    with counted_waits() as waits:
+        outputs = [ensemble.generate(prompt, max_new_tokens=40) for prompt in prompts]
     seconds = time.perf_counter() - began
     steps = sum(output.usage.steps for output in outputs)
     texts = [output.text for output in outputs]
-    return steps / seconds, (calls_of(ensemble) - before) / steps, texts
+    return steps / seconds, (calls_of(ensemble) - before) / steps, len(waits) / steps, texts
+
+
+@contextmanager
+def counted_waits() -> Iterator[list[None]]:
+    """An item for each ask that was answered meanwhile."""
+    waits: list[None] = []
+    plain = Run.resume
+
+    def resume(run: Run, answers: Answers | None = None) -> Ask | None:
+        if answers is not None:
+            waits.append(None)
+        return plain(run, answers)
+
+    Run.resume = resume  # type: ignore[method-assign]
+    try:
+        yield waits
+    finally:
+        Run.resume = plain  # type: ignore[method-assign]
 
 
 def calls_of(ensemble: Ensemble) -> int:

@@ -10,7 +10,7 @@ from gac_core.method_specs import Checked
 
 # Options that mean something to a model in this process, and to a server.
 _OF_MODELS: Final = ("device", "device_map", "max_memory", "dtype", "quantization", "attention")
-_OF_SERVERS: Final = ("engine", "top_k_logprobs", "timeout")
+_OF_SERVERS: Final = ("engine", "top_k_logprobs", "timeout", "api_key_env")
 
 
 class MemberConfig(Checked):
@@ -41,6 +41,9 @@ class MemberConfig(Checked):
     )
     timeout: float = Field(
         60.0, gt=0.0, description="with url: seconds for one request, all tries together"
+    )
+    api_key_env: str | None = Field(
+        None, description="with url: the environment variable that holds the server's API key"
     )
     gguf_file: str | None = Field(None, description="the GGUF file in that folder or repository")
     name: str | None = Field(None, description="what messages and steps call it")

@@ -91,6 +91,7 @@ SERVER = {"model": "org/a", "url": "http://127.0.0.1:30000", "engine": "sglang"}
         ({"url": None}, "engine needs url, the address of a server"),
         ({"url": None, "engine": None, "top_k_logprobs": 5}, "top_k_logprobs needs url"),
         ({"url": None, "engine": None, "timeout": 5}, "timeout needs url"),
+        ({"url": None, "engine": None, "api_key_env": "KEY"}, "api_key_env needs url"),
         ({"url": "localhost:30000"}, "url: .*match pattern '.https"),
         ({"gguf_file": "a.gguf"}, "url and a GGUF file exclude each other; .* the tokenizer"),
         ({"model": "models/a.gguf"}, "url and a GGUF file exclude each other"),

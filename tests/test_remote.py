@@ -441,6 +441,20 @@ def test_a_configuration_names_a_server(folder: Path, engine: str) -> None:
             assert len(ensemble.generate("Hello", max_new_tokens=500, stop="é").text) > 0
 
 
+def test_a_key_comes_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake("vllm", "chatml") as server:
+        server.api_key = "secret"
+        member = {"model": str(folder), "url": server.url, "engine": "vllm"}
+        with pytest.raises(MemberError, match="401"):
+            Ensemble.from_config({"members": [member]}, progress=False)
+        member["api_key_env"] = "GAC_TEST_KEY"
+        with pytest.raises(LoadError, match=r"variable GAC_TEST_KEY, which .* is not set"):
+            Ensemble.from_config({"members": [member]}, progress=False)
+        monkeypatch.setenv("GAC_TEST_KEY", "secret")
+        with Ensemble.from_config({"members": [member]}, progress=False) as ensemble:
+            assert len(ensemble.generate("Hello", max_new_tokens=2).steps) == 2
+
+
 # ------------------------------------------------ what goes wrong
 
 

@@ -7,6 +7,7 @@ reads the tensors of one model in parallel by itself).
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -191,6 +192,11 @@ def _server(
     for value in (generation.eos_token_id, of_text.get("eos_token_id")):
         if value is not None:
             ends.update(value if isinstance(value, list) else [value])
+    if config.api_key_env is not None and config.api_key_env not in os.environ:
+        raise LoadError(
+            f"the environment variable {config.api_key_env}, which api_key_env of {name} names, is "
+            "not set; set it to the server's API key"
+        )
     return RemoteScorer(
         config.url or "",
         config.engine,
@@ -199,6 +205,7 @@ def _server(
         vocab_size=of_text.get("vocab_size", len(tokenizer)),
         top_k=config.top_k_logprobs,
         timeout=config.timeout,
+        api_key=None if config.api_key_env is None else os.environ[config.api_key_env],
         end_ids=ends,
         generation_config=generation,
     )

@@ -41,6 +41,7 @@ class RemoteScorer:
         top_k: how many of the most probable ids are asked for at each position; "all" gives whole
             distributions.
         timeout: seconds that one request may take, all tries together.
+        api_key: of the server, if it wants one.
         end_ids: the ids that end an answer.
         generation_config: of the model, for `sampling: model`.
 
@@ -69,6 +70,7 @@ class RemoteScorer:
         vocab_size: int | None = None,
         top_k: int | Literal["all"] = "all",
         timeout: float = 60.0,
+        api_key: str | None = None,
         end_ids: Iterable[int] = (),
         generation_config: Any = None,
     ) -> None:
@@ -80,7 +82,7 @@ class RemoteScorer:
         self.top_k = None if top_k == "all" else top_k
         self.end_ids = frozenset(end_ids)
         self.generation_config = generation_config
-        self._server = Server(url, name, timeout)
+        self._server = Server(url, name, timeout, api_key)
         self.place: Hashable = self._server.url
         with self._reading():
             self._about = self.engine.about(self._server)

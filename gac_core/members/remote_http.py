@@ -22,6 +22,7 @@ class Server:
         url: where it is, without a path: ``http://host:port``.
         name: of the member, for messages.
         timeout: seconds that one request may take, all tries together.
+        api_key: sent with every request, as a bearer token; None for none.
 
     Attributes:
         url: where it is.
@@ -31,13 +32,13 @@ class Server:
 
     """
 
-    def __init__(self, url: str, name: str, timeout: float) -> None:
+    def __init__(self, url: str, name: str, timeout: float, api_key: str | None = None) -> None:
         self.url = url.rstrip("/")
         self.name = name
         self.connections = 0
         self._timeout = timeout
-        self._client = httpx.Client()
-        self._finalizer = weakref.finalize(self, self._client.close)
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._open()
 
     def get(self, path: str) -> Any:
         """What is at a path; arguments and errors as of `post`."""
@@ -60,7 +61,10 @@ class Server:
     def close(self) -> None:
         """Close all connections; a further request opens one."""
         self._finalizer()
-        self._client = httpx.Client()
+        self._open()
+
+    def _open(self) -> None:
+        self._client = httpx.Client(headers=self._headers)
         self._finalizer = weakref.finalize(self, self._client.close)
 
     def _answer(self, method: str, path: str, body: Any) -> Any:

@@ -57,6 +57,7 @@ class FakeServer(ABC):
         drops: the number of requests whose connection is cut without an answer.
         failures: the number of requests that are answered with `status`.
         status: of those.
+        api_key: without which it refuses every request; None if it wants none.
         spoil: changes what it answers, or None.
         calls: path and body of every request that was read.
         sent: bytes of all answers.
@@ -72,6 +73,7 @@ class FakeServer(ABC):
         self.drops = 0
         self.failures = 0
         self.status = 500
+        self.api_key: str | None = None
         self.spoil: Callable[[Any], Any] | None = None
         self.calls: list[tuple[str, Any]] = []
         self.sent = 0
@@ -346,6 +348,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: Any) -> None:
         """Nothing is logged."""
 
+    def _check_key(self, key: str) -> None:
+        if self.headers["Authorization"] != f"Bearer {key}":
+            raise RefusalError(401, "Unauthorized")
+
     def _reply(self, body: Any) -> None:
         fake = self.server.fake
         fake.calls.append((self.path, body))
@@ -358,6 +364,8 @@ class _Handler(BaseHTTPRequestHandler):
             if fake.failures > 0:
                 fake.failures -= 1
                 raise RefusalError(fake.status, "told to fail")
+            if fake.api_key is not None:
+                self._check_key(fake.api_key)
             answer = fake.answer(self.path, body)
             if fake.spoil is not None:
                 answer = fake.spoil(answer)
