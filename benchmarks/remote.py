@@ -19,6 +19,7 @@ import time
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
+from unittest.mock import patch
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -188,11 +189,8 @@ def counted_waits() -> Iterator[list[None]]:
             waits.append(None)
         return plain(run, answers)
 
-    Run.resume = resume  # type: ignore[method-assign]
-    try:
+    with patch.object(Run, "resume", resume):
         yield waits
-    finally:
-        Run.resume = plain  # type: ignore[method-assign]
 
 
 def calls_of(ensemble: Ensemble) -> int:
