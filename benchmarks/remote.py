@@ -9,6 +9,9 @@ server that computes in the same process; `client_ms` is what of it this library
 `steps`: the embedded members behind servers that answer later by a delay, which stands for a
 server's forward pass and the network. Steps a second of one request at a time; calls a step; and
 waits a step, which are how often a step has to wait for servers, some of them at the same time.
+
+`second_asks`: how many of the queries have to be asked again where the likeliest tokens only are
+given, in space tokens.
 """
 
 import argparse
@@ -55,7 +58,11 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=8, help="questions")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    figures = {"answers": of_answers(ROWS), "steps": of_steps(options.items, DELAYS, METHODS)}
+    figures = {
+        "answers": of_answers(ROWS),
+        "second_asks": of_second_asks(options.items),
+        "steps": of_steps(options.items, DELAYS, METHODS),
+    }
     if options.json:
         print(json.dumps(figures, indent=1))
         return
@@ -138,6 +145,32 @@ def of_one(server: FakeServer, top_k: Any, turns: int) -> dict[str, Any]:
     }
 
 
+# ------------------------------------------------ second asks
+
+
+def of_second_asks(items: int) -> list[dict[str, Any]]:
+    """The share of queries that are asked again, by method and number of tokens that are given."""
+    prompts = [
+        item.messages
+        for task in ("retrieval", "arithmetic")
+        for item in tasks.heldout(task, items, SEED)
+    ]
+    figures = []
+    for method in ("every_step", "cascade"):
+        options: dict[str, Any] = {"method": method, "space": "tokens", "fusion": "mean"}
+        with Ensemble.pocket(**options) as ensemble:
+            texts = [output.text for output in ensemble.batch(prompts, max_new_tokens=40)]
+        for top_k in (5, 20, 100):
+            with behind_servers(0.0, options, top_k) as ensemble:
+                outputs = ensemble.batch(prompts, max_new_tokens=40)
+                stats = [member.scorer.stats for member in ensemble.members]
+            second = sum(one.second_asks for one in stats)
+            share = second / (sum(one.queries for one in stats) - second)
+            same = [output.text for output in outputs] == texts
+            figures.append({"method": method, "top_k": top_k, "share": share, "same_texts": same})
+    return figures
+
+
 # ------------------------------------------------ steps
 
 
@@ -199,7 +232,7 @@ def calls_of(ensemble: Ensemble) -> int:
 
 
 @contextmanager
-def behind_servers(delay: float, options: dict[str, Any]) -> Iterator[Ensemble]:
+def behind_servers(delay: float, options: dict[str, Any], top_k: Any = "all") -> Iterator[Ensemble]:
     """The embedded members, each behind a server of its own."""
     with ExitStack() as stack:
         pairs: list[Any] = []
@@ -214,6 +247,7 @@ def behind_servers(delay: float, options: dict[str, Any]) -> Iterator[Ensemble]:
                 name,
                 probe=tokenizer("The quick brown fox", add_special_tokens=False).input_ids,
                 vocab_size=server.scorer.vocab_size,
+                top_k=top_k,
                 end_ids=[tokenizer.eos_token_id],
             )
             server.delay = delay

@@ -261,6 +261,15 @@ def half_scripted(
             yield ensemble
 
 
+def test_a_member_may_be_sure_of_a_control_token() -> None:
+    """Which it can not write; of the rest it gave nothing."""
+    first = [{"<|im_start|>": 1.0}, {"<|im_start|>": 1.0}]
+    second = [{"H": 1.0}, {"<|endoftext|>": 1.0}]
+    for top_k in (1, "all"):
+        with half_scripted(first, second, top_k) as ensemble:
+            assert ensemble.generate("Hello").text == "H"
+
+
 @pytest.mark.parametrize("masked", [0.05, 0.2])
 def test_whether_a_gate_opens_may_depend_on_what_is_not_known(masked: float) -> None:
     """Control tokens take no part: without them, "a" may have more than the threshold."""

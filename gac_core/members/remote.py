@@ -19,6 +19,7 @@ from gac_core.members.remote_engines import ENGINES, Top
 from gac_core.members.remote_http import Server
 
 _MOST_POSITIONS: Final = 64  # that one call asks for
+_LEAST_REST: Final = 1e-30  # mass of what is not known, which rounding may have taken to 0
 _MASS_ERROR: Final = 1e-3  # how far from 1 the mass of a whole distribution may be
 _EVERY: Final = 1000  # calls after which the fingerprint is taken again
 _PROBED: Final = 4  # positions of a fingerprint
@@ -176,7 +177,7 @@ class RemoteScorer:
                 f"{self.vocab_size}; name the folder or hub name of the model that runs there in "
                 "`model`"
             )
-        mass = float(np.exp(top.logprobs.astype(np.float64)).sum())
+        mass = _mass(top)
         is_whole = len(top.ids) >= self.vocab_size
         if not mass <= 1 + _MASS_ERROR or (is_whole and mass < 1 - _MASS_ERROR):
             raise MemberError(
@@ -191,8 +192,8 @@ class RemoteScorer:
         for row, top in enumerate(tops):
             ids = torch.from_numpy(top.ids)
             missing = self.vocab_size - len(top.ids)
-            rest = max(1.0 - float(np.exp(top.logprobs.astype(np.float64)).sum()), 0.0)
-            logits[row] = math.log(rest / missing) if missing > 0 and rest > 0 else -torch.inf
+            rest = max(1.0 - _mass(top), _LEAST_REST)
+            logits[row] = math.log(rest / max(missing, 1))
             logits[row, ids] = torch.from_numpy(top.logprobs)
             known[row, ids] = True
         return Scored(logits) if bool(known.all()) else Scored(logits, known=known)
@@ -231,6 +232,10 @@ class RemoteScorer:
 
     def _trust(self) -> None:
         self._trusted = (self._server.connections, self._calls)
+
+
+def _mass(top: Top) -> float:
+    return float(np.exp(top.logprobs.astype(np.float64)).sum())
 
 
 def _calls(queries: Sequence[Query]) -> Iterator[list[Query]]:
