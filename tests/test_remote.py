@@ -605,6 +605,35 @@ def test_answers_that_are_no_probabilities_are_said() -> None:
             scorer.score([Query([5, 6])])
 
 
+def test_ids_that_come_twice_are_said() -> None:
+    def twice(answer: Any) -> Any:
+        for written in answer["completion_probabilities"]:
+            written["top_logprobs"][-1]["id"] = written["top_logprobs"][-2]["id"]
+        return answer
+
+    with served("llamacpp") as (server, scorer):
+        server.spoil = twice
+        with pytest.raises(MemberError, match="gave some ids twice"):
+            scorer.score([Query([5, 6])])
+
+
+def test_what_a_server_adds_is_no_bound() -> None:
+    """vLLM adds the id that it wrote, if that is none of the likeliest."""
+
+    def added(answer: Any) -> Any:
+        for choice in answer["choices"]:
+            choice["logprobs"]["top_logprobs"][0]["token_id:400"] = -30.0
+        return answer
+
+    with served("vllm", top_k=7) as (server, scorer):
+        (want,) = scorer.score([Query([5, 6])])
+        assert not want.known[0, 400]
+        server.spoil = added
+        (got,) = scorer.score([Query([5, 6])])
+        assert torch.equal(got.known, want.known)
+        assert torch.equal(got.logits, want.logits)
+
+
 def test_vllm_must_be_allowed_to_give_all() -> None:
     scorer = LocalScorer(tiny_model("chatml"), "tiny")
     with FakeVLLM(scorer) as server:

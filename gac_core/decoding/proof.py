@@ -95,7 +95,7 @@ def unknown(logprobs: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, 
 
 def limited(members: Sequence[Member]) -> Member | None:
     """The first member of which only the likeliest tokens are known; or None."""
-    return next((m for m in members if getattr(m.scorer, "top_k", None) is not None), None)
+    return next((m for m in members if getattr(m.scorer, "top_k_logprobs", None) is not None), None)
 
 
 def check_setup(
@@ -143,7 +143,7 @@ def check_sampling(sampling: SamplingParams, members: Sequence[Member]) -> None:
         if wrong:
             _refuse(members, what, "greedy answers without a grammar")
     for member in members:
-        if sampling.repetition_penalty != 1.0 and hasattr(member.scorer, "top_k"):
+        if sampling.repetition_penalty != 1.0 and hasattr(member.scorer, "top_k_logprobs"):
             raise ConfigError(
                 f"repetition_penalty is defined on logits, and {member.name} is a server, which "
                 "gives probabilities; leave it out"

@@ -48,7 +48,7 @@ class RemoteScorer:
 
     Attributes:
         engine: how the server is asked.
-        top_k: as given; None if all ids are asked for.
+        top_k_logprobs: `top_k`; None if all ids are asked for.
         place: the server's address, so that servers compute at the same time.
         end_ids: the ids that end an answer.
         generation_config: as given.
@@ -80,7 +80,7 @@ class RemoteScorer:
         self.hidden_size = 0
         self.device = torch.device("cpu")
         self.stats = ScorerStats()
-        self.top_k = None if top_k == "all" else top_k
+        self.top_k_logprobs = None if top_k == "all" else top_k
         self.end_ids = frozenset(end_ids)
         self.generation_config = generation_config
         self._server = Server(url, name, timeout, api_key)
@@ -97,7 +97,7 @@ class RemoteScorer:
         self._calls = 0
         self._trusted = (-1, 0)  # connections and calls when the fingerprint was last right
         self._fingerprint = self._take_fingerprint()
-        if self.top_k is not None:  # a step that they do not decide needs all of them
+        if self.top_k_logprobs is not None:  # a step that they do not decide needs all of them
             self._ask([replace(self._probe, last=1)], self.vocab_size)
         self._trust()
 
@@ -142,8 +142,8 @@ class RemoteScorer:
     # ------------------------------------------------ asking
 
     def _score(self, queries: Sequence[Query], *, whole: bool) -> list[Scored]:
-        count = self.top_k or self.vocab_size
-        if whole and self.top_k is not None:
+        count = self.top_k_logprobs or self.vocab_size
+        if whole and self.top_k_logprobs is not None:
             count = self.vocab_size
             self.stats.second_asks += len(queries)
         tops = iter(self._ask(queries, min(count, self.vocab_size)))
@@ -159,12 +159,13 @@ class RemoteScorer:
             self._calls += 1
             self.stats.forwards += 1
             self.stats.positions += sum(query.last for query in call)
-        for top in tops:
-            self._check(top, count)
-        return tops
+        return [self._checked(top, count) for top in tops]
 
-    def _check(self, top: Top, count: int) -> None:
-        """Refuse what are no probabilities of that many of the model's ids."""
+    def _checked(self, top: Top, count: int) -> Top:
+        """The `count` most probable ids; what are no probabilities of so many is refused.
+
+        A server may add the one that it wrote, which says nothing of those that it left out.
+        """
         what = f"{self.name} at {self._server.url}"
         if len(top.ids) < count:
             raise MemberError(
@@ -184,6 +185,10 @@ class RemoteScorer:
                 f"{what} gave probabilities of mass {mass:.4g}; it must report those of the model, "
                 "before temperature and filters"
             )
+        if len(top.ids) == count:
+            return top
+        kept = np.argpartition(-top.logprobs, count - 1)[:count]
+        return Top(top.ids[kept], top.logprobs[kept])
 
     def scored(self, tops: Sequence[Top]) -> Scored:
         """The distributions after some positions; what is not known of one is spread evenly."""
@@ -196,6 +201,8 @@ class RemoteScorer:
             logits[row] = math.log(rest / max(missing, 1))
             logits[row, ids] = torch.from_numpy(top.logprobs)
             known[row, ids] = True
+            if int(known[row].sum()) < len(ids):
+                raise MemberError(f"{self.name} at {self.place} gave some ids twice; check engine")
         return Scored(logits) if bool(known.all()) else Scored(logits, known=known)
 
     @contextmanager
