@@ -255,7 +255,6 @@ def test_sampling_is_the_models_if_the_ensemble_says_so() -> None:
     assert own is not None
     own.do_sample, own.temperature, own.top_k = True, 0.7, 3
     try:
-        given: dict[str, Any]
         for sampling, given, expected in (
             ("greedy", {}, (0.0, 0, 1.0)),
             ("model", {}, (0.7, 3, 1.0)),
@@ -263,7 +262,8 @@ def test_sampling_is_the_models_if_the_ensemble_says_so() -> None:
         ):
             with Ensemble.from_models([(model, tokenizer)], sampling=sampling) as ensemble:
                 params = sampling_of(None, given, ensemble.runtime.sampling)
-                output = ensemble.generate("Hello", max_new_tokens=3, seed=1, **given)
+                options: dict[str, Any] = {"max_new_tokens": 3, "seed": 1, **given}
+                output = ensemble.generate("Hello", **options)
                 same = ensemble.generate("Hello", params, max_new_tokens=3, seed=1)
             assert (params.temperature, params.top_k, params.top_p) == expected
             assert output.text == same.text
