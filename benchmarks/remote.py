@@ -7,8 +7,9 @@ the likeliest, as three kinds of servers give them. `ms` is from asking to logit
 server that computes in the same process; `client_ms` is what of it this library spends on reading.
 
 `steps`: the embedded members behind servers that answer later by a delay, which stands for a
-server's forward pass and the network. Steps a second of one request at a time; calls a step; and
-waits a step, which are how often a step has to wait for servers, some of them at the same time.
+server's forward pass and the network. Steps a second of one request at a time; calls of servers a
+step; and waits a step, which are how often a step has to wait for servers, for several at the same
+time perhaps. In `steps_first_here` the first member, the primary, computes in this process.
 
 `second_asks`: how many of the queries have to be asked again where the likeliest tokens only are
 given, in space tokens.
@@ -61,7 +62,8 @@ def main() -> None:
     figures = {
         "answers": of_answers(ROWS),
         "second_asks": of_second_asks(options.items),
-        "steps": of_steps(options.items, DELAYS, METHODS),
+        "steps": of_steps(options.items),
+        "steps_first_here": of_steps(options.items, here=1),
     }
     if options.json:
         print(json.dumps(figures, indent=1))
@@ -175,9 +177,12 @@ def of_second_asks(items: int) -> list[dict[str, Any]]:
 
 
 def of_steps(
-    items: int, delays: Sequence[int], methods: dict[str, dict[str, Any]]
+    items: int,
+    delays: Sequence[int] = DELAYS,
+    methods: dict[str, dict[str, Any]] = METHODS,
+    here: int = 0,
 ) -> list[dict[str, Any]]:
-    """Steps a second and calls a step, by method and delay."""
+    """Steps a second, calls and waits a step, by method and delay; the first `here` are local."""
     prompts = [item.messages for item in tasks.heldout("retrieval", items, SEED)]
     figures = []
     for name, options in methods.items():
@@ -187,7 +192,7 @@ def of_steps(
         same = True
         for delay in delays:
             print(f"{name}, {delay} ms", file=sys.stderr, flush=True)
-            with behind_servers(delay / 1000, options) as ensemble:
+            with behind_servers(delay / 1000, options, here=here) as ensemble:
                 rate, calls, waits, there = of_questions(ensemble, prompts)
             row[f"steps_per_s_{delay}ms"] = rate
             row |= {"calls_per_step": calls, "waits_per_step": waits}
@@ -203,7 +208,7 @@ def of_questions(
     ensemble.generate(prompts[0], max_new_tokens=2)  # warms up
     before = calls_of(ensemble)
     began = time.perf_counter()
-    with counted_waits() as waits:
+    with counted_waits(servers_of(ensemble)) as waits:
         outputs = [ensemble.generate(prompt, max_new_tokens=40) for prompt in prompts]
     seconds = time.perf_counter() - began
     steps = sum(output.usage.steps for output in outputs)
@@ -212,13 +217,13 @@ def of_questions(
 
 
 @contextmanager
-def counted_waits() -> Iterator[list[None]]:
-    """An item for each ask that was answered meanwhile."""
+def counted_waits(servers: frozenset[int]) -> Iterator[list[None]]:
+    """An item for each ask that some of these members answered meanwhile."""
     waits: list[None] = []
     plain = Run.resume
 
     def resume(run: Run, answers: Answers | None = None) -> Ask | None:
-        if answers is not None:
+        if answers is not None and servers & answers.keys():
             waits.append(None)
         return plain(run, answers)
 
@@ -226,20 +231,31 @@ def counted_waits() -> Iterator[list[None]]:
         yield waits
 
 
+def servers_of(ensemble: Ensemble) -> frozenset[int]:
+    """The members that are servers."""
+    members = enumerate(ensemble.members)
+    return frozenset(m for m, member in members if isinstance(member.scorer, RemoteScorer))
+
+
 def calls_of(ensemble: Ensemble) -> int:
-    """Calls of all members so far."""
-    return sum(member.scorer.stats.forwards for member in ensemble.members)
+    """Calls of servers so far."""
+    return sum(ensemble.members[m].scorer.stats.forwards for m in servers_of(ensemble))
 
 
 @contextmanager
-def behind_servers(delay: float, options: dict[str, Any], top_k: Any = "all") -> Iterator[Ensemble]:
-    """The embedded members, each behind a server of its own."""
+def behind_servers(
+    delay: float, options: dict[str, Any], top_k: Any = "all", here: int = 0
+) -> Iterator[Ensemble]:
+    """The embedded members, each but the first ones behind a server of its own."""
     with ExitStack() as stack:
         pairs: list[Any] = []
         for name in MEMBERS:
             folder = pocket.folder(name)
             tokenizer = AutoTokenizer.from_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(folder).eval()
+            if len(pairs) < here:
+                pairs.append((model, tokenizer))
+                continue
             server = stack.enter_context(FakeSGLang(LocalScorer(model, name)))
             scorer = RemoteScorer(
                 server.url,
