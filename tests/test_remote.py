@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from gac_core import (
     ConfigError,
@@ -39,6 +40,7 @@ from gac_core.testing import (
     tokenizer_of,
 )
 from tests.cases import matrix
+from tests.test_docs import ROOT, blocks
 
 ENGINES = ("sglang", "vllm", "llamacpp")
 FAMILIES = ("chatml", "legacy", "tiktoken")
@@ -109,13 +111,14 @@ def some_prompts(count: int, seed: int = 0) -> list[str]:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_logits_are_those_of_the_model(engine: str) -> None:
+def test_logits_are_those_of_the_model(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gac_core.members.remote._MOST_VALUES", 64 * 423)
     ids = list(range(5, 90))
     queries = [Query(ids[:3], 3), Query(ids, 70), Query(ids[:1]), Query(ids[5:40], 2)]
     with served(engine) as (server, scorer):
         before = len(server.calls)
         got = scorer.score(queries, list("abcd"))
-        assert len(server.calls) - before == 2  # 76 positions, 64 a call
+        assert len(server.calls) - before == 2  # 76 positions, 64 a call of 423 values each
         for query, one, want in zip(queries, got, server.scorer.score(queries), strict=True):
             assert one.known is None
             assert one.logits.shape == (query.last, scorer.vocab_size)
@@ -662,6 +665,25 @@ def test_llamacpp_that_speculates_is_refused() -> None:
             asking(server, "chatml")
         server.speculates = False
         asking(server, "chatml").clear()
+
+
+def test_llamacpp_that_hides_its_slots_is_refused() -> None:
+    scorer = LocalScorer(tiny_model("chatml"), "tiny")
+    with (
+        FakeLlamaCpp(scorer, shows_slots=False) as server,
+        pytest.raises(MemberError, match=r"start it without --no-slots .*501"),
+    ):
+        asking(server, "chatml")
+
+
+@pytest.mark.slow
+def test_the_page_of_servers_says_what_works(capsys: pytest.CaptureFixture[str]) -> None:
+    page = ROOT / "docs/scaling.md"
+    for code in blocks(page, "python"):
+        exec(code, {})
+    assert capsys.readouterr().out == "77 - 49 = 28\n"
+    for text in blocks(page, "yaml"):
+        EnsembleConfig.of(yaml.safe_load(text))
 
 
 def test_hidden_states_are_refused() -> None:

@@ -18,7 +18,10 @@ from gac_core.members.base import Query, Scored, ScorerStats
 from gac_core.members.remote_engines import ENGINES, Top
 from gac_core.members.remote_http import Server
 
-_MOST_POSITIONS: Final = 64  # that one call asks for
+# What one call asks for: so many positions, and fewer if there are more values than this in them,
+# which are 40 MB in SGLang's answer and 300 in llama.cpp's.
+_MOST_POSITIONS: Final = 256
+_MOST_VALUES: Final = 4_000_000
 _LEAST_REST: Final = 1e-30  # mass of what is not known, which rounding may have taken to 0
 _MASS_ERROR: Final = 1e-3  # how far from 1 the mass of a whole distribution may be
 _EVERY: Final = 1000  # calls after which the fingerprint is taken again
@@ -152,7 +155,8 @@ class RemoteScorer:
     def _ask(self, queries: Sequence[Query], count: int) -> list[Top]:
         """The most probable ids, at least `count`, for each position of each query."""
         tops: list[Top] = []
-        for call in _calls(queries):
+        most = max(1, min(_MOST_POSITIONS, _MOST_VALUES // count))
+        for call in _calls(queries, most):
             answer = self._server.post(self.engine.path, self.engine.body(call, count, self._about))
             with self._reading():
                 tops += self.engine.tops(answer, call)
@@ -245,10 +249,10 @@ def _mass(top: Top) -> float:
     return float(np.exp(top.logprobs.astype(np.float64)).sum())
 
 
-def _calls(queries: Sequence[Query]) -> Iterator[list[Query]]:
-    """The queries in calls of few positions each; a query of many positions is cut into several."""
+def _calls(queries: Sequence[Query], most: int) -> Iterator[list[Query]]:
+    """The queries in calls of at most so many positions, for which one may be cut into several."""
     call: list[Query] = []
-    room = _MOST_POSITIONS
+    room = most
     for query in queries:
         left = query.last
         while left:
@@ -258,7 +262,7 @@ def _calls(queries: Sequence[Query]) -> Iterator[list[Query]]:
             left, room = left - taken, room - taken
             if not room:
                 yield call
-                call, room = [], _MOST_POSITIONS
+                call, room = [], most
     if call:
         yield call
 

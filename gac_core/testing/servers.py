@@ -255,6 +255,7 @@ class FakeLlamaCpp(FakeServer):
     Args:
         scorer: computes what it answers.
         speculates: whether it was started with a draft.
+        shows_slots: whether it was started without --no-slots.
         partial_ids: the ids of tokens that are no whole characters.
 
     """
@@ -262,10 +263,16 @@ class FakeLlamaCpp(FakeServer):
     engine = "llamacpp"
 
     def __init__(
-        self, scorer: Scorer, *, speculates: bool = False, partial_ids: Sequence[int] = ()
+        self,
+        scorer: Scorer,
+        *,
+        speculates: bool = False,
+        shows_slots: bool = True,
+        partial_ids: Sequence[int] = (),
     ) -> None:
         super().__init__(scorer)
         self.speculates = speculates
+        self.shows_slots = shows_slots
         self.partial_ids = frozenset(partial_ids)
 
     def card(self) -> dict[str, Any]:
@@ -278,6 +285,8 @@ class FakeLlamaCpp(FakeServer):
         if (path, body) == ("/v1/models", None):
             return {"object": "list", "data": [self.card()]}
         if (path, body) == ("/slots", None):
+            if not self.shows_slots:
+                raise RefusalError(501, "This server does not support slots endpoint.")
             return [{"id": 0, "n_ctx": self.context_size, "speculative": self.speculates}]
         if path != "/completion" or body is None:
             raise RefusalError(404, "File Not Found")
