@@ -152,6 +152,8 @@ class Run:
             step, text = replace(step, thought=thought), ""
         if reason is None or self._next is not None:
             return replace(step, text=text)
+        if self.request.part.is_thought:
+            reason = "length"  # the thought left no step for an answer, however it ended
         return replace(step, text=text, outcome=self._outcome(reason, step))
 
     def _following(self, last: Step) -> Request | None:
