@@ -380,6 +380,9 @@ def test_a_tag_that_members_spell_out_ends_a_thought(space: str) -> None:
         output = ensemble.generate(CHAT, max_new_tokens=120, thinking="on")
     assert (output.thought, output.text) == (THOUGHT, ANSWER)
     assert output.stop is None
+    # The tag is no token of the thought: as many as if it had been one that ends.
+    assert output.usage.completion_tokens == output.usage.members[0].completion_tokens
+    assert output.usage.steps == len(output.steps)
 
 
 @pytest.mark.parametrize("space", ["tokens", "scored", "bytes"])

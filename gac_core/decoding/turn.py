@@ -107,10 +107,12 @@ class Written:
         Args:
             request: the request.
             last: its last step; None if it has not ended.
-            tokens: each member's own, if not those of its history.
+            tokens: each member's own, if only these count of its history.
 
         """
-        tokens = tokens or tuple(history.answer_length for history in request.histories)
+        if tokens:
+            return cls(request.position, tokens[request.primary], tokens)
+        tokens = tuple(history.answer_length for history in request.histories)
         units = tokens[request.primary]
         if request.space == "bytes":  # a step is a token, though its encoding may have others
             units = request.position - (last is not None and last.is_end)
@@ -231,7 +233,7 @@ class Turn:
             len(ids) - history.prompt_length
             for (ids, _), history in zip(written, thought.histories, strict=True)
         )
-        self.thought = Written.by(thought, last, lengths)
+        self.thought = Written.by(thought, last, lengths if is_spelled else ())
         left = self._sampling.max_new_tokens - self.thought.steps
         if left <= 0:
             return None
