@@ -385,6 +385,20 @@ def test_a_tag_that_members_spell_out_ends_a_thought(space: str) -> None:
     assert output.usage.steps == len(output.steps)
 
 
+@pytest.mark.parametrize("space", ["tokens", "bytes"])
+def test_a_budget_that_cuts_a_spelled_tag_leaves_nothing_of_it(space: str) -> None:
+    members = [thinker("hybrid", sureness=0.3), plain(), plain("tiktoken")]
+    with make(*members, space=space, weights=[0.1, 0.45, 0.45]) as ensemble:
+        options: dict[str, Any] = {"max_new_tokens": 120, "thinking": "on"}
+        whole = ensemble.generate(CHAT, **options)
+        steps = sum(step.is_thought for step in whole.steps)
+        for most in range(steps - 5, steps):
+            output = ensemble.generate(CHAT, max_thought_tokens=most, **options)
+            assert (output.thought, output.text) == (THOUGHT, ANSWER)
+            streamed = ensemble.stream(CHAT, max_thought_tokens=most, **options)
+            assert "".join(step.thought or "" for step in streamed) == THOUGHT
+
+
 @pytest.mark.parametrize("space", ["tokens", "scored", "bytes"])
 def test_thoughts_of_any_characters_are_written_and_cut(space: str) -> None:
     """Half a character at the cut is shown as in an answer."""

@@ -219,21 +219,21 @@ class Turn:
 
     # ------------------------------------------------ after a thought
 
-    def follow(self, thought: Request, last: Step, *, is_spelled: bool) -> Request | None:
+    def follow(self, thought: Request, last: Step, tag: str) -> Request | None:
         """The request of the answer after a thought; None if no step is left for one.
 
         Args:
             thought: the request that wrote it.
             last: its last step.
-            is_spelled: whether a tag ended it that members spelled out.
+            tag: that members spelled out at its end, or the beginning of one; perhaps empty.
 
         """
-        written = [_without_tag(history, thought.part, is_spelled) for history in thought.histories]
+        written = [_without_tag(history, tag) for history in thought.histories]
         lengths = tuple(
             len(ids) - history.prompt_length
             for (ids, _), history in zip(written, thought.histories, strict=True)
         )
-        self.thought = Written.by(thought, last, lengths if is_spelled else ())
+        self.thought = Written.by(thought, last, lengths if tag else ())
         left = self._sampling.max_new_tokens - self.thought.steps
         if left <= 0:
             return None
@@ -260,10 +260,9 @@ def _most(sampling: SamplingParams, needed: int) -> int:
     return most if limit is None else min(most, limit)
 
 
-def _without_tag(history: History, part: Part, is_spelled: bool) -> tuple[list[int], bytes]:
+def _without_tag(history: History, tag: str) -> tuple[list[int], bytes]:
     """A member's ids of prompt and thought, and the thought's bytes, without a spelled tag."""
-    if not is_spelled:
+    if not tag:
         return history.ids, history.answer
-    at = min(place for tag in part.close_texts if (place := history.answer.find(tag.encode())) >= 0)
-    text = history.answer[:at]
+    text, _, _ = history.answer.rpartition(tag.encode())
     return history.encoded(text), text
