@@ -1,7 +1,7 @@
 """From a model object's fields and the options of a call to `SamplingParams`."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,7 +14,7 @@ CONFIG: Final = ConfigDict(
 
 SAMPLING: Final = (
     *("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
-    *("stop", "logprobs", "top_logprobs"),
+    *("stop", "logprobs", "top_logprobs", "thinking", "max_thought_tokens"),
 )
 _ALIASES: Final = ("max_new_tokens", "stop_sequences")  # other names for options of a call
 _FIELDS: Final = {  # of `SamplingParams`, where the option has another name
@@ -38,6 +38,8 @@ class CallDefaults(BaseModel):
     stop: list[str] | None = Field(None, alias="stop_sequences")
     logprobs: bool = False
     top_logprobs: int | None = None
+    thinking: Literal["auto", "on", "off"] = "auto"
+    max_thought_tokens: int | None = None
     parallel_tool_calls: bool = True
     timeout: float | None = Field(None, gt=0)
 
@@ -87,7 +89,11 @@ def sampling_params(defaults: CallDefaults, options: Mapping[str, Any]) -> Sampl
         ConfigError: a value is out of range.
 
     """
-    values = {_FIELDS.get(name, name): getattr(defaults, name) for name in SAMPLING}
+    values = {
+        _FIELDS.get(name, name): getattr(defaults, name)
+        for name in SAMPLING
+        if name in defaults.model_fields_set  # else the ensemble's own defaults hold
+    }
     for name in (*SAMPLING, *_ALIASES):
         if name in options:
             values[_FIELDS.get(name, name)] = options[name]
@@ -95,6 +101,6 @@ def sampling_params(defaults: CallDefaults, options: Mapping[str, Any]) -> Sampl
     is_free = grammar is None or grammar.begins_free
     if not is_free and not options.keys() & {"stop", "stop_sequences"}:
         values["stop"] = None
-    if not values["logprobs"] and options.get("top_logprobs") is None:
+    if not values.get("logprobs") and options.get("top_logprobs") is None:
         values["top_logprobs"] = None  # the default counts only in calls that ask for logprobs
     return SamplingParams.of({k: v for k, v in values.items() if v is not None})

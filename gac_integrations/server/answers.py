@@ -1,0 +1,134 @@
+"""The answers of a request, as they are written."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from gac_core import AsyncStream, Ensemble, Step, Usage
+from gac_core.chat.deltas import Delta, DeltaReader, EndDelta
+from gac_core.chat.response_format import AnswerForm
+from gac_integrations.server.requests import Wanted
+from gac_integrations.shared.serialize import token_dict
+
+
+async def steps_of(ensemble: Ensemble, wanted: Wanted) -> AsyncGenerator[tuple[int, Step]]:
+    """The steps of all answers as they are made, each with the index of its answer.
+
+    The answers to one prompt share the pass over it: the others begin when the first one has a
+    step, and find its keys and values in the members' caches. Closing the generator stops all.
+
+    Raises:
+        GacError: that of the first answer that fails.
+
+    """
+    items: asyncio.Queue[tuple[int, Step | Exception]] = asyncio.Queue()
+
+    async def write(index: int, has_begun: asyncio.Event, may_begin: asyncio.Event | None) -> None:
+        try:
+            if may_begin is not None:
+                await may_begin.wait()
+            # In a thread, since long prompts take long to encode.
+            submit = await asyncio.to_thread(
+                ensemble.runtime.submission, wanted.prompts[index], wanted.params[index], {}
+            )
+            async with AsyncStream(submit, owner=ensemble) as stream:
+                async for step in stream:
+                    has_begun.set()
+                    items.put_nowait((index, step))
+        except Exception as error:
+            has_begun.set()
+            items.put_nowait((index, error))
+
+    tasks = []
+    first: dict[int, asyncio.Event] = {}  # by the prompt's identity
+    for index, prompt in enumerate(wanted.prompts):
+        may_begin, has_begun = first.get(id(prompt)), asyncio.Event()
+        first.setdefault(id(prompt), has_begun)
+        tasks.append(asyncio.create_task(write(index, has_begun, may_begin)))
+    try:
+        running = len(tasks)
+        while running:
+            index, item = await items.get()
+            if isinstance(item, Exception):
+                raise item
+            yield index, item
+            running -= item.outcome is not None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Answer:
+    """One answer of a request, as far as it is written.
+
+    Args:
+        index: among the answers of the request.
+        form: of the answer.
+        has_tokens: whether its tokens were asked for.
+
+    Attributes:
+        index: among the answers of the request.
+        has_begun: whether a step of it was pushed.
+        reader: has its text, thought and calls.
+        tokens: those that were not taken yet, as OpenAI's API describes them and with each
+            member's view; without those of a thought and without the end.
+        characters_taken: of the tokens that were taken.
+        end: how it ended; None before.
+
+    """
+
+    def __init__(self, index: int, form: AnswerForm, *, has_tokens: bool) -> None:
+        self.index = index
+        self.has_begun = False
+        self.reader = DeltaReader(form)
+        self.tokens: list[dict[str, Any]] = []
+        self.characters_taken = 0
+        self.end: EndDelta | None = None
+        self._has_tokens = has_tokens
+
+    def push(self, step: Step) -> list[Delta]:
+        """What is certain with this step.
+
+        Raises:
+            AnswerCutError: see `DeltaReader`.
+
+        """
+        self.has_begun = True
+        if self._has_tokens and not step.is_thought and not step.is_end:
+            self.tokens.append(token_dict(step))
+        deltas = self.reader.push(step)
+        if deltas and isinstance(deltas[-1], EndDelta):
+            self.end = deltas[-1]
+        return deltas
+
+    def take_tokens(self) -> list[dict[str, Any]] | None:
+        """The tokens since the last time; None if none were asked for."""
+        if not self._has_tokens:
+            return None
+        tokens, self.tokens = self.tokens, []
+        self.characters_taken += sum(len(token["token"]) for token in tokens)
+        return tokens
+
+    @property
+    def usage(self) -> Usage:
+        """Of the answer, which has ended."""
+        assert self.end is not None
+        return self.end.outcome.usage
+
+
+def usage_of(answers: list[Answer], per_prompt: int) -> dict[str, Any]:
+    """The tokens of a request as OpenAI's API counts them; each prompt is counted once.
+
+    How many of the prompt's were in a cache is not known, so it is not said.
+    """
+    usages = [answer.usage for answer in answers]
+    prompt = sum(usage.prompt_tokens for usage in usages[::per_prompt])
+    completion = sum(usage.completion_tokens for usage in usages)
+    thought = sum(usage.thought_tokens for usage in usages)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "completion_tokens_details": {"reasoning_tokens": thought},
+    }
