@@ -2,17 +2,18 @@
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
 
+from gac_core.chat.content import check_text
+from gac_core.chat.messages import Message
 from gac_core.chat.prompt import (
-    Message,
     Prompt,
     Rendered,
     check_messages,
-    check_text,
     has_leading_space,
     render,
 )
@@ -25,6 +26,7 @@ from gac_core.decoding.shared_state import SharedState
 from gac_core.decoding.turn import TagIds, Turn
 from gac_core.engine.engine import Engine
 from gac_core.engine.job import Job, OnError
+from gac_core.engine.tracing import Trace, Tracing
 from gac_core.errors import CannotSpellError, ConfigError, ContextOverflowError, PromptError
 from gac_core.grammar.constraint import Constraint, GrammarEngine
 from gac_core.members.base import Member, Scorer
@@ -63,6 +65,7 @@ class Runtime:
         grammars: makes the constraints that hold answers to a grammar.
         engine: drives all requests.
         sampling: what is not given with a request, of `SamplingParams`.
+        tracing: begins the spans of requests.
 
     Raises:
         VocabularyError: a tokenizer can not take part.
@@ -105,6 +108,7 @@ class Runtime:
         )
         self.grammars = GrammarEngine(self._shared.units, self.union.spelling)
         self.engine = Engine(self.members, config.max_batch)
+        self.tracing = Tracing("+".join(config.names), config.method, space)
 
     def request(self, prompt: Prompt, sampling: SamplingParams) -> Request:
         """A request that is ready to be decoded.
@@ -157,9 +161,21 @@ class Runtime:
     def submission(
         self, prompt: Prompt, params: SamplingParams | None, options: Mapping[str, Any]
     ) -> Callable[[Sink, OnError], Job]:
-        """A checked turn, ready to be submitted with a sink; arguments as of `generate`."""
-        turn = self.turn(prompt, sampling_of(params, options, self.sampling))
-        return partial(self.engine.submit, self.method, turn)
+        """A checked turn, ready to be submitted with a sink; arguments as of `generate`.
+
+        All requests of users go through here, so it is here that their spans begin.
+
+        """
+        sampling = sampling_of(params, options, self.sampling)
+        trace = self.tracing.begin(prompt, sampling)
+        with _failing(trace):
+            turn = self.turn(prompt, sampling)
+
+        def submit(sink: Sink, on_error: OnError) -> Job:
+            with _failing(trace):
+                return self.engine.submit(self.method, turn, sink, on_error, trace)
+
+        return submit
 
     def _rendered_request(
         self, rendered: Sequence[Rendered], sampling: SamplingParams, *, is_chat: bool
@@ -228,6 +244,17 @@ class Runtime:
             if (limit := member.scorer.context_size) is not None
         ]
         return self.grammars.constraint(sampling.grammar, sampling.max_new_tokens, contexts)
+
+
+@contextmanager
+def _failing(trace: Trace | None) -> Iterator[None]:
+    """End the span, if there is one, with an error of the block."""
+    try:
+        yield
+    except Exception as error:
+        if trace is not None:
+            trace.end(error=error)
+        raise
 
 
 def _space(

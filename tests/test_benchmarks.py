@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from benchmarks import grammar, overhead, step_profile
+from benchmarks import grammar, overhead, step_profile, tracing
 from benchmarks.models import SHAPES, Shape, made_up_tokenizer, random_model
+from gac_core import Ensemble
 
 TINY = Shape(32, 1, 2, 2, 64, (600, 700), ("none", "none"))
 
@@ -93,3 +94,12 @@ def test_questions_are_answered_through_a_query_engine() -> None:
     figures = rag.measured(12)
     assert set(figures) == {"retrieved", "ada", "bo", "cy", "together"}
     assert figures["together"] >= 0.5
+
+
+@pytest.mark.slow
+def test_what_is_traced_costs_more_than_what_is_not() -> None:
+    with Ensemble.pocket() as ensemble:
+        figures = {way: tracing.parts(ensemble, way, loops=200) for way in tracing.WAYS}
+        assert 0 < tracing.ratio(ensemble, turns=1) < math.inf
+    for part in ("request", "step"):
+        assert 0 < figures["not imported"][part] < figures["traced"][part], part

@@ -5,7 +5,10 @@
 
 import ast
 import importlib
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,6 +205,24 @@ def test_the_page_of_methods_runs_from_top_to_bottom() -> None:
         assert methods == ["safe", "every_step", "surest"]
     (points,) = (tomllib.loads(text) for text in blocks(METHODS_PAGE, "toml"))
     assert list(points["project"]["entry-points"]) == ["gac.method", "gac.fusion", "gac.weighting"]
+
+
+@pytest.mark.slow
+def test_the_page_of_tracing_runs_and_prints_what_it_shows() -> None:
+    """In a process of its own, which may set a tracer provider only once."""
+    page = ROOT / "docs/tracing.md"
+    (code,), (shown,) = blocks(page, "python"), blocks(page, "text")
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    first, last = (
+        json.loads(text) for text in re.split(r"(?<=^})\n(?={$)", done.stdout, flags=re.MULTILINE)
+    )
+    assert (first["name"], last["name"]) == ("chat ada+bo+cy", "sums")
+    assert first["parent_id"] == last["context"]["span_id"]
+    said = json.loads("{" + shown.partition(",\n...")[0] + "}")
+    said["gac.member.ada.seconds"] = first["attributes"]["gac.member.ada.seconds"]
+    assert said.items() <= first["attributes"].items()
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from gac_core import (
     PromptError,
     SamplingParams,
 )
-from gac_core.chat.prompt import Message
+from gac_core.chat.messages import Message
 from gac_core.members.local import LocalScorer
 from gac_core.testing import assert_same
 from tests.fakes import (

@@ -22,11 +22,21 @@ SAYS = {
     "own_models": ["The code of Ben is 9037."],
     "stream": ["cy b'"],
     "langchain/agent": ["tool   sunny", "The weather in Rome is sunny.", "37 times 12 is 444."],
+    "langchain/assistant": [
+        'get_weather{"city": "Rome"}',
+        "37 times 12 is 444.",
+        "8 messages remembered",
+        "city='Rome' weather='sunny'",
+    ],
     "langchain/chain": ["Mila lives in Rome.", "The code of Tom is 1202."],
     "langchain/rag": ["The pet of Tom is a parrot.", "The owner of Hotel Astor is Vera."],
     "langchain/structured": ["name='Mila' job='a baker' details=Details(age=42, city='Rome')"],
     "llama_index/agent": ["37 times 12 is 444.", "call: get_weather {'city': 'Rome'}", "sunny."],
     "llama_index/agreement": ["77 - 49 = [2]8"],
+    "llama_index/assistant": [
+        "call: look_up {'input': 'Where does Mila live?'}",
+        "look_up says: Mila lives in Rome.",
+    ],
     "llama_index/chat_engine": ["The best friend of Mila is Tom.", "4 messages remembered"],
     "llama_index/extraction": [
         "details=Details(age=42, city='Rome')",
@@ -67,6 +77,7 @@ def test_every_example_runs(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(path.parent)
+    monkeypatch.setattr(sys, "argv", [path.name])
     runpy.run_path(path.name, run_name="__main__")
     out, err = capsys.readouterr()
     assert_says(path, out, err)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gac_core import Ensemble, PromptError
-from gac_core.chat.prompt import Message, render_prompt
+from gac_core.chat.messages import Message
+from gac_core.chat.prompt import render_prompt
 from gac_core.members.local import LocalScorer
 from gac_core.pocket import NAMES, folder, tasks, train
 from gac_core.pocket.training.batches import IGNORED, Encoder

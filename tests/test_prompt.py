@@ -6,7 +6,9 @@ from hypothesis import given, strategies as st
 from transformers import AutoModelForCausalLM
 
 from gac_core import Ensemble, PromptError
-from gac_core.chat.prompt import check_messages, check_text, has_leading_space, render_prompt
+from gac_core.chat.content import LEFT_OUT, LEFT_OUT_OF_ANSWERS, check_text
+from gac_core.chat.messages import LEFT_OUT_FIELDS, plain_message
+from gac_core.chat.prompt import check_messages, has_leading_space, render_prompt
 from gac_core.pocket import folder
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import TokenKind, Vocabulary
@@ -269,3 +271,192 @@ def test_any_other_text_is_fine(text: str) -> None:
             check_text(text, "it")
     else:
         assert check_text(text, "it") == text
+
+
+# ---------------------------------------------------------------- histories of other providers
+
+
+def said_in(*content: Any, role: str = "user") -> list[tuple[str, str]]:
+    said = check_messages([{"role": role, "content": list(content)}])
+    return [(message["role"], message["content"]) for message in said]
+
+
+@pytest.mark.parametrize(
+    ("block", "text"),
+    [
+        ({"type": "input_text", "text": "a"}, "a"),
+        ({"type": "output_text", "text": "a", "annotations": []}, "a"),
+        ({"text": "a"}, "a"),
+        ({"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}, "a"),
+        ({"type": "refusal", "refusal": "No."}, "No."),
+        ({"type": "refusal"}, ""),
+        ({"type": "json", "json": {"市": "Zürich"}}, '{"市": "Zürich"}'),
+        ({"json": [1]}, "[1]"),
+        ({"type": "guard_content", "guard_content": {"type": "text", "text": "a"}}, "a"),
+        ({"guardContent": {"text": {"text": "a"}}}, "a"),
+        ({"citationsContent": {"content": [{"text": "a"}], "citations": []}}, "a"),
+        ({"type": "text-plain", "text": "a", "title": "T", "context": "C"}, "T\nC\na"),
+        ({"type": "text-plain", "base64": "w6Q=", "mime_type": "text/plain"}, "ä"),
+        ({"type": "file", "base64": "w6Q=", "mime_type": "text/markdown"}, "ä"),
+        ({"type": "document", "source": {"type": "text", "data": "a"}, "title": "T"}, "T\na"),
+        ({"type": "document", "source": {"type": "content", "content": [{"text": "a"}]}}, "a"),
+        ({"document": {"name": "N", "source": {"text": "a"}}}, "N\na"),
+        (
+            {"type": "search_result", "title": "T", "source": "s", "content": [{"text": "a"}]},
+            "T\ns\na",
+        ),
+        ({"type": "resource", "resource": {"uri": "file:///x", "text": "a"}}, "a"),
+        ({"type": "resource_link", "name": "x", "uri": "file:///x"}, "x\nfile:///x"),
+        ({"type": "audio", "transcript": "a"}, "a"),
+        ({"type": "non_standard", "value": {"type": "text", "text": "a"}}, "a"),
+    ],
+)
+def test_text_is_read_in_the_form_of_every_provider(block: Any, text: str) -> None:
+    assert said_in("<", block, ">") == [("user", f"<{text}>")]
+
+
+@pytest.mark.parametrize("kind", [kind for kinds in LEFT_OUT.values() for kind in kinds])
+def test_what_is_left_out_is_in_one_list(kind: str) -> None:
+    block: Any = {"type": kind, "text": "hm"}
+    for part in (block, {"type": "non_standard", "value": block}):
+        for role in ("user", "assistant"):
+            assert said_in("<", part, ">", role=role) == [(role, "<>")]
+    if kind != "thought":
+        assert said_in("<", {kind: {}}, ">") == [("user", "<>")]
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT_OF_ANSWERS)
+def test_what_members_can_not_read_is_left_out_of_answers_only(kind: str) -> None:
+    block = {"type": kind, "data": "AAAA"}
+    assert said_in("<", block, ">", role="assistant") == [("assistant", "<>")]
+    with pytest.raises(PromptError, match=f"part 1 is of type '{kind}'.* or leave it out"):
+        said_in("<", block, ">")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "unheard_of"},
+        {"temperature": 20},
+        {"type": "non_standard", "value": {"type": "unheard_of"}},
+        {"type": "document", "source": {"type": "base64", "media_type": "application/pdf"}},
+        {"document": {"name": "N", "source": {"bytes": b"x"}}},
+        {"type": "resource", "resource": {"uri": "file:///x", "blob": "AAAA"}},
+        {"type": "text-plain", "url": "https://example.org"},
+        {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "image"}]},
+        7,
+    ],
+)
+@pytest.mark.parametrize("role", ["user", "tool", "assistant"])
+def test_what_can_not_be_read_is_an_error_that_says_what_to_do(block: Any, role: str) -> None:
+    with pytest.raises(PromptError, match="read text only: say what it holds in"):
+        said_in(block, role=role)
+
+
+def test_a_text_without_text_is_an_error() -> None:
+    blocks: list[Any] = [{"type": "text"}, {"text": None}, {"guardContent": {}}]
+    for block in blocks:
+        with pytest.raises(PromptError, match="part 0 must be a string, not NoneType"):
+            said_in(block)
+    with pytest.raises(PromptError, match="no text in base64 and UTF-8"):
+        said_in({"type": "file", "base64": "/w==", "mime_type": "text/plain"})
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "thinking", "thinking": "Hm."},
+        {"type": "reasoning", "reasoning": "Hm."},
+        {"type": "reasoning_content", "reasoning_content": {"text": "Hm."}},
+        {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "x"}}},
+        {"text": "Hm.", "thought": True},
+    ],
+)
+def test_thoughts_of_any_provider(block: Any) -> None:
+    [answer] = check_messages([{"role": "assistant", "content": [block, {"text": "Hi"}]}])
+    assert (answer["content"], answer["reasoning_content"]) == ("Hi", "Hm.")
+    [user] = check_messages([{"role": "user", "content": [block, {"text": "Hi"}]}])
+    assert user == {"role": "user", "content": "Hi"}
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_beside_the_content(name: str) -> None:
+    [answer] = check_messages([{"role": "assistant", "content": "Hi", name: "Hm."}])
+    assert (answer["content"], answer["thinking"]) == ("Hi", "Hm.")
+
+
+def test_roles_have_other_names() -> None:
+    names = ["developer", "system", "human", "user", "ai", "model", "chatbot", "function", "tool"]
+    said = check_messages([{"role": name, "content": "x"} for name in names])
+    assert [message["role"] for message in said] == (
+        ["system"] * 2 + ["user"] * 2 + ["assistant"] * 3 + ["tool"] * 2
+    )
+
+
+def test_an_answer_as_a_client_dumps_it() -> None:
+    beside = dict.fromkeys(["name", "refusal", "audio", "function_call", "tool_calls"])
+    left_out = dict.fromkeys(LEFT_OUT_FIELDS, "hm")
+    dumped = {"role": "assistant", "content": "Hi", **beside, **left_out}
+    refused = {"role": "assistant", "content": None, "refusal": "I can not."}
+    aloud = {"role": "assistant", "content": None, "audio": {"id": "1", "transcript": "Hello."}}
+    called = {"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": ""}}
+    texts = [m["content"] for m in check_messages([dumped, refused, aloud, called])]
+    call = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
+    assert texts == ["Hi", "I can not.", "Hello.", call]
+    with pytest.raises(PromptError, match=r"unknown fields \['reasoning'\]"):
+        check_messages([{"role": "user", "content": "x", "reasoning": "y"}])
+
+
+def test_the_name_of_a_user_is_shown() -> None:
+    names = [{"role": role, "content": "x", "name": "Mila"} for role in ("system", "user", "tool")]
+    assert [m["content"] for m in check_messages(names)] == ["x", "Mila: x", "x"]
+
+
+def test_results_beside_a_text_come_first_each_as_a_message() -> None:
+    results = [
+        {"type": "tool_result", "tool_use_id": "1", "content": "SUNNY"},
+        {"toolResult": {"toolUseId": "2", "content": [{"json": {"at": 1}}, {"text": "NOON"}]}},
+        {"type": "function_call_output", "id": "fc", "call_id": "3", "output": "x"},
+        {"functionResponse": {"name": "f", "response": {"ok": True}}},
+        {"type": "tool_result", "tool_use_id": "4", "content": "gone", "is_error": True},
+        {"type": "tool_result", "tool_use_id": "5"},
+    ]
+    told = ["SUNNY", '{"at": 1}\nNOON', "x", '{"ok": true}', "Error: gone", ""]
+    plain = plain_message({"role": "user", "content": ["Be ", *results, "QUICK."]}, "it")
+    assert [(m["role"], m["content"]) for m in plain] == [
+        *(("tool", text) for text in told),
+        ("user", "Be QUICK."),
+    ]
+    assert [m.get("tool_call_id") for m in plain] == ["1", "2", "3", None, "4", "5", None]
+    assert [m["role"] for m in plain_message({"role": "user", "content": results}, "it")] == [
+        "tool"
+    ] * 6
+    again = [message for m in plain for message in plain_message(m, "it")]
+    assert again == [{k: v for k, v in m.items() if v is not None} for m in plain]
+
+
+def test_calls_are_read_in_the_form_of_every_provider() -> None:
+    calls = [
+        {"type": "tool_use", "id": "1", "name": "f", "input": {"a": 1}},
+        {"toolUse": {"toolUseId": "2", "name": "f", "input": {"a": 1}}},
+        {"type": "function_call", "id": "fc", "call_id": "3", "name": "f", "arguments": '{"a": 1}'},
+        {"type": "tool_call", "id": "4", "name": "f", "args": {"a": 1}},
+        {"functionCall": {"id": "5", "name": "f", "args": {"a": 1}}},
+        {"type": "custom_tool_call", "call_id": "6", "name": "f", "input": "a"},
+    ]
+    (plain,) = plain_message({"role": "assistant", "content": ["Look: ", *calls]}, "it")
+    assert plain["content"] == "Look: "
+    assert [call["id"] for call in plain["tool_calls"]] == list("123456")
+    assert [call["function"]["arguments"] for call in plain["tool_calls"]] == [
+        *[{"a": 1}] * 5,
+        {"input": "a"},
+    ]
+    # Frameworks have a call in the content and beside it: it is one call.
+    twice = {"role": "assistant", "content": calls, "tool_calls": plain["tool_calls"]}
+    assert plain_message(twice, "it")[0]["tool_calls"] == plain["tool_calls"]
+    with pytest.raises(PromptError, match="calls a tool as user"):
+        plain_message({"role": "user", "content": calls}, "it")
+    written = {"type": "invalid_tool_call", "name": "f", "args": "{a: 1}", "error": "no JSON"}
+    assert said_in(written, role="assistant") == [
+        ("assistant", '<tool_call>{"name": "f", "arguments": {a: 1}}</tool_call>')
+    ]

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from gac_core import ConfigError, Ensemble, Grammar, Output, PromptError
+from gac_core import ConfigError, Ensemble, Grammar, Output, PromptError, Usage
 from gac_core.chat.prompt import render
 from gac_core.chat.thoughts import switches, think_tags
+from gac_core.decoding.run import Run
 from gac_core.engine.naive import run_naively
 from gac_core.runtime import sampling_of
 from gac_core.testing.models import tokenizer_of
@@ -235,6 +236,29 @@ def test_streamed_thoughts_are_the_whole_ones() -> None:
     assert [step.is_thought for step in steps if step.is_end] == [True, False]
     assert all(step.text == "" for step in steps if step.is_thought)
     assert [step.outcome is not None for step in steps] == [False] * (len(steps) - 1) + [True]
+
+
+@pytest.mark.parametrize("space", ["tokens", "scored", "bytes"])
+def test_usage_can_be_read_at_every_step(space: str) -> None:
+    """As of an answer that is cancelled there."""
+    with make(*members_of("three"), space=space) as ensemble:
+        runtime = ensemble.runtime
+        expected = run_naively(runtime.method, runtime.turn(CHAT, sampling_of(None, {})))
+        so_far: list[Usage] = []
+        turn = runtime.turn(CHAT, sampling_of(None, {}))
+        run = Run(runtime.method, turn, lambda _step: so_far.append(run.usage()))
+        ask = run.resume()
+        while ask is not None:
+            score = {m: runtime.members[m].scorer.score(q) for m, q in ask.queries.items()}
+            ask = run.resume(score)
+    assert [usage.steps for usage in so_far] == [n + 1 for n in range(len(expected.steps))]
+    for step, usage in zip(expected.steps, so_far, strict=True):
+        assert usage.prompt_tokens == expected.usage.prompt_tokens
+        if not step.is_thought:
+            assert usage.thought_tokens == expected.usage.thought_tokens
+        elif not step.is_end:
+            assert usage.thought_tokens == usage.completion_tokens
+    assert so_far[-1].members == expected.usage.members
 
 
 # ------------------------------------------------ whether they think

@@ -8,7 +8,7 @@ import pytest
 from gac_core import ConfigError, PromptError
 from gac_core.chat.prompt import check_messages, render_prompt
 from gac_core.chat.response_format import AnswerForm
-from gac_core.chat.tools import call_text, tools_text, type_text
+from gac_core.chat.tools import call_text, read_tool, read_tools, tools_text, type_text
 from gac_core.grammar.matcher import byte_matcher
 from tests.fakes import tokenizer_of
 
@@ -102,10 +102,19 @@ def test_tools_and_schema_go_into_the_system_message() -> None:
     schema = {"type": "object", "properties": {}}
     both = AnswerForm((NOW,), schema=schema).messages([ASKED])[0]["content"]
     assert both == f"{shown}\n\nAnswer with JSON that fits this schema:\n{json.dumps(schema)}"
+    as_developer = AnswerForm((NOW,)).messages([{"role": "developer", "content": "Be kind."}])
+    assert [m["content"] for m in check_messages(as_developer)] == [f"Be kind.\n\n{shown}"]
     called = AnswerForm((NOW,), "required", schema=schema).messages([ASKED])
     assert called[0]["content"] == shown
     assert AnswerForm((NOW,), choice="none").messages([ASKED]) == [ASKED]
     assert AnswerForm().messages([ASKED]) == [ASKED]
+
+
+def test_a_schema_is_shown_with_its_letters_kept() -> None:
+    schema = {"properties": {"город": {"enum": ["北京", "Zürich"]}}, "description": "Straße"}
+    (shown, _) = AnswerForm(schema=schema).messages([ASKED])
+    for word in ("город", "北京", "Zürich", "Straße"):
+        assert word in shown["content"]
 
 
 @pytest.mark.parametrize(
@@ -195,3 +204,55 @@ def test_calls_of_another_form_are_refused(calls: Any, said: str) -> None:
 def test_a_field_of_another_role_is_refused() -> None:
     with pytest.raises(PromptError, match="as user it takes role, content"):
         check_messages([{"role": "user", "content": "", "tool_calls": []}])
+
+
+@pytest.mark.parametrize("arguments", [None, "", " ", "null", {}, "{}"])
+def test_no_arguments_come_in_many_forms(arguments: Any) -> None:
+    calls = [{"function": {"name": "ping", "arguments": arguments}}, {"name": "ping"}]
+    (said,) = check_messages([{"role": "assistant", "content": None, "tool_calls": calls}])
+    assert said["content"] == "\n".join([call_text("ping", {})] * 2)
+
+
+@pytest.mark.parametrize("key", ["arguments", "args", "input", "parameters"])
+def test_arguments_have_other_names(key: str) -> None:
+    calls = [{"name": "f", key: {"a": 1}}]
+    (said,) = check_messages([{"role": "assistant", "content": None, "tool_calls": calls}])
+    assert said["content"] == call_text("f", {"a": 1})
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+ABOUT = {"name": "get_weather", "description": "Get the weather."}
+FORMS: dict[str, dict[str, Any]] = {
+    "openai": {"type": "function", "function": {**ABOUT, "parameters": SCHEMA, "strict": True}},
+    "responses": {"type": "function", **ABOUT, "parameters": SCHEMA, "strict": True},
+    "anthropic": {**ABOUT, "input_schema": SCHEMA, "cache_control": {"type": "ephemeral"}},
+    "anthropic custom": {"type": "custom", **ABOUT, "input_schema": SCHEMA},
+    "bedrock": {"toolSpec": {**ABOUT, "inputSchema": {"json": SCHEMA}}},
+    "mcp": {**ABOUT, "title": "Weather", "inputSchema": SCHEMA, "outputSchema": {"properties": {}}},
+    "gemini": {**ABOUT, "parametersJsonSchema": SCHEMA},
+    "named schema": {**ABOUT, **SCHEMA},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_tool_is_read_in_the_form_of_every_provider(form: str) -> None:
+    read = read_tool(FORMS[form])
+    assert tools_text([read]) == tools_text([{**ABOUT, "parameters": SCHEMA}])
+    mark = {"cachePoint": {"type": "default"}}
+    assert read_tools([mark, FORMS[form], mark]) == [read]
+
+
+@pytest.mark.parametrize(
+    ("tool", "said"),
+    [
+        ({"type": "web_search_preview"}, "'web_search_preview' is run by its provider"),
+        ({"type": "web_search_20250305", "name": "web_search"}, "is run by its provider"),
+        ({"type": "custom", "name": "f", "format": {}}, "or takes free text"),
+        ({"description": "x"}, "it has no name"),
+        ({"name": "f", "args_schema": {"properties": {}}}, "schema in 'args_schema'; call it"),
+        (7, "7 is no tool; give name"),
+    ],
+)
+def test_what_can_not_be_called_here_is_refused_with_the_reason(tool: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_tool(tool)

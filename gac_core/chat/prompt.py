@@ -13,22 +13,13 @@ from typing import Any, Final
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from gac_core.chat.messages import Message, plain_message
 from gac_core.chat.tools import text_of_calls
 from gac_core.errors import PromptError
 from gac_core.tokens.vocabulary import Vocabulary, is_plain_text
 
-Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]  # a text to go on with, or a chat
-ROLES: Final = ("system", "user", "assistant", "tool")
 _NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
-
-# What a message may have beside role and content.
-_FIELDS: Final = {
-    "assistant": ("tool_calls", "reasoning_content"),
-    "tool": ("tool_call_id", "name"),
-}
-
-_MARKS: Final = frozenset("\U000f0000\U000f0001")  # see `_check_marks`
 
 _TOO_LONG: Final = "sequence-length-is-longer-than-the-specified-maximum"
 
@@ -58,80 +49,39 @@ class Rendered:
     ids: list[int]
 
 
-def check_text(text: object, where: str) -> str:
-    """The text itself, if it is text that can be encoded as UTF-8.
-
-    Raises:
-        PromptError: it is no string, or holds a lone surrogate (named with its position).
-
-    """
-    if not isinstance(text, str):
-        raise PromptError(f"{where} must be a string, not {type(text).__name__}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(
-            f"{where} holds the lone surrogate {text[error.start]!r} at position {error.start}, "
-            "which no UTF-8 text can hold; decode its source with the right encoding, or "
-            "with errors='replace'"
-        ) from error
-    return text
-
-
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Messages as plain dicts with a known role and one text each, in order.
 
-    The content may be a string, or a list of strings and ``{"type": "text"}`` parts, which are
-    joined as they are; an assistant's may be None. An assistant's `tool_calls` become text in the
-    form of `gac_core.chat.tools`. Its `reasoning_content` is the thought before it, which members
-    read whose templates show it. The `tool_call_id` and `name` of a tool's result are not shown,
-    but results are put in the order of the calls.
+    They may be written as any provider writes them, see `plain_message`; the parts of a content
+    are joined as they are. Calls of tools become text in the form of `gac_core.chat.tools`. The
+    `tool_call_id` and `name` of a tool's result are not shown, but results are put in the order of
+    the calls.
 
     Raises:
-        PromptError: no messages, an unknown role or field, or content that is no text.
+        PromptError: no messages, an unknown role or field, or content that can not be read.
 
     """
     if isinstance(messages, (str, bytes)) or not isinstance(messages, Sequence):
         raise PromptError(f"messages must be a list of dicts, not {type(messages).__name__}")
     if not messages:
         raise PromptError("the list of messages is empty; give at least one user message")
-    checked = []
-    for index, message in enumerate(messages):
-        where = f"message {index}"
-        if not isinstance(message, Mapping):
-            raise PromptError(f"{where} must be a dict with role and content, not {message!r}")
-        role = message.get("role")
-        if role not in ROLES:
-            raise PromptError(f"{where} has the role {role!r}; use one of {', '.join(ROLES)}")
-        known = ("role", "content", *_FIELDS.get(role, ()))
-        if unknown := sorted(str(key) for key in message.keys() - set(known)):
-            raise PromptError(
-                f"{where} has the unknown fields {unknown}; as {role} it takes {', '.join(known)}"
-            )
-        if message.get("content") is None and role != "assistant":
-            raise PromptError(f"{where} has no content; give a text, which may be empty")
-        content = _content_text(message.get("content"), where)
-        if message.get("tool_calls"):
-            calls = _check_marks(
-                check_text(text_of_calls(message["tool_calls"], where), where), where
-            )
-            content = f"{content}\n{calls}" if content else calls
-        checked.append({"role": role, "content": content, **_thought(message, where)})
-    return _in_order_of_calls(messages, checked)
+    plain = [p for i, m in enumerate(messages) for p in plain_message(m, f"message {i}")]
+    return [_with_calls(message) for message in _in_order_of_calls(plain)]
 
 
-def _thought(message: Message, where: str) -> dict[str, str]:
-    """The thought before an answer, under the names by which templates ask for it."""
-    thought = message.get("reasoning_content")
-    if not thought:
-        return {}
-    text = _check_marks(check_text(thought, f"reasoning_content of {where}"), where)
-    return {"reasoning_content": text, "thinking": text}
+def _with_calls(message: dict[str, Any]) -> dict[str, Any]:
+    """Role and content of a plain message, its calls written out."""
+    content = message["content"]
+    if calls := message.get("tool_calls"):
+        written = text_of_calls(calls)
+        content = f"{content}\n{written}" if content else written
+    plain = {"role": message["role"], "content": content}
+    if thought := message.get("reasoning_content"):  # under the names by which templates ask for it
+        plain.update(reasoning_content=thought, thinking=thought)
+    return plain
 
 
-def _in_order_of_calls(
-    messages: Sequence[Message], checked: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _in_order_of_calls(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Results that stand together in the order of the calls before them, by their ids."""
     order: dict[Any, int] = {}
     keys: list[tuple[int, int]] = []
@@ -141,37 +91,9 @@ def _in_order_of_calls(
                 (keys[-1][0] if keys else 0, order.get(message.get("tool_call_id"), len(order)))
             )
             continue
-        calls = message.get("tool_calls") or ()
-        order = {call.get("id"): place for place, call in enumerate(calls)}
+        order = {call["id"]: place for place, call in enumerate(message.get("tool_calls", ()))}
         keys.append((index, -1))
-    return [checked[i] for i in sorted(range(len(checked)), key=keys.__getitem__)]
-
-
-def _content_text(content: object, where: str) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return _check_marks(check_text(content, where), where)
-    if isinstance(content, Sequence) and not isinstance(content, (bytes, bytearray)):
-        return "".join(_part_text(part, f"{where}, part {i}") for i, part in enumerate(content))
-    raise PromptError(f"the content of {where} must be text, not {type(content).__name__}")
-
-
-def _check_marks(text: str, where: str) -> str:
-    """Refuse the characters with which transformers marks what it sanitises, and drops."""
-    if found := _MARKS.intersection(text):
-        codes = ", ".join(f"U+{ord(c):X}" for c in sorted(found))
-        raise PromptError(f"{where} holds the private-use characters {codes}; remove them")
-    return text
-
-
-def _part_text(part: object, where: str) -> str:
-    if isinstance(part, str):
-        return _check_marks(check_text(part, where), where)
-    if isinstance(part, Mapping) and part.get("type") == "text":
-        return _check_marks(check_text(part.get("text"), where), where)
-    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
-    raise PromptError(f"{where} is of type {kind!r}; these models read text only")
+    return [messages[i] for i in sorted(range(len(messages)), key=keys.__getitem__)]
 
 
 def render_prompt(

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gac_core.chat.messages import role_of
 from gac_core.chat.tools import tools_text
 from gac_core.errors import ConfigError
 from gac_core.grammar.grammar import Grammar
@@ -66,10 +67,11 @@ class AnswerForm:
         if self.callable_functions:
             shown.append(tools_text(self.functions))
         if self.schema is not None and self.shows_schema and not self._must_call:
-            shown.append(f"Answer with JSON that fits this schema:\n{json.dumps(self.schema)}")
+            schema = json.dumps(self.schema, ensure_ascii=False)
+            shown.append(f"Answer with JSON that fits this schema:\n{schema}")
         if not shown:
             return list(messages)
-        if not messages or messages[0].get("role") != "system":
+        if not messages or role_of(messages[0]) != "system":
             return [{"role": "system", "content": "\n\n".join(shown)}, *messages]
         content = messages[0].get("content")
         parts = [content] if isinstance(content, str) else list(content or ())

@@ -10,7 +10,8 @@ from gac_core.errors import PromptError
 from gac_core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from gac_core.chat.prompt import Message, Prompt
+    from gac_core.chat.messages import Message
+    from gac_core.chat.prompt import Prompt
     from gac_core.ensemble import Ensemble
 
 

@@ -18,7 +18,7 @@ from gac_core.registry import METHODS
 from gac_core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from gac_core.chat.prompt import Message
+    from gac_core.chat.messages import Message
     from gac_core.ensemble import Ensemble
 
 # ------------------------------------------------ which ensemble

@@ -175,10 +175,18 @@ class Run:
             return "stop" if is_complete and not answer.was_truncated else "length"
         return None if answer.fits() else "length"
 
-    def _outcome(self, reason: FinishReason, last: Step) -> Outcome:
+    def usage(self, last: Step | None = None) -> Usage:
+        """The tokens and steps so far.
+
+        Args:
+            last: the last step of the turn; None if it has not ended.
+
+        """
         request, turn = self.request, self._turn
-        answer = Written() if request.part.is_thought else Written.by(request, last)
         thought = Written() if turn is None else turn.thought
+        answer = Written.by(request, last)
+        if request.part.is_thought:  # counted by the turn once it has ended
+            thought, answer = (thought if thought.steps else answer), Written()
         members = tuple(
             MemberUsage(
                 member.name,
@@ -189,7 +197,7 @@ class Run:
                 zip(request.members, request.histories, strict=True)
             )
         )
-        usage = Usage(
+        return Usage(
             members[request.primary].prompt_tokens,
             thought.units + answer.units,
             members,
@@ -197,11 +205,13 @@ class Run:
             thought.steps + answer.steps,
             thought.units,
         )
-        seed = request.sampling.seed
+
+    def _outcome(self, reason: FinishReason, last: Step) -> Outcome:
+        seed = self.request.sampling.seed
         assert seed is not None
-        is_stop = not (self._turns.found or request.part.is_thought)
+        is_stop = not (self._turns.found or self.request.part.is_thought)
         stop = self._stops.matched if is_stop else None
-        return Outcome(reason, stop, usage, seed)
+        return Outcome(reason, stop, self.usage(last), seed)
 
 
 def _ends_at_turns(request: Request) -> bool:

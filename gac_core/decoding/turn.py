@@ -93,19 +93,19 @@ class Written:
         return self.tokens[member] if self.tokens else 0
 
     @classmethod
-    def by(cls, request: Request, last: Step, tokens: tuple[int, ...] = ()) -> Self:
+    def by(cls, request: Request, last: Step | None, tokens: tuple[int, ...] = ()) -> Self:
         """What a request has written.
 
         Args:
-            request: that has ended.
-            last: its last step.
+            request: the request.
+            last: its last step; None if it has not ended.
             tokens: each member's own, if not those of its history.
 
         """
         tokens = tokens or tuple(history.answer_length for history in request.histories)
         units = tokens[request.primary]
         if request.space == "bytes":  # a step is a token, though its encoding may have others
-            units = request.position - last.is_end
+            units = request.position - (last is not None and last.is_end)
         return cls(request.position, units, tokens)
 
 

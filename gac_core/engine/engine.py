@@ -20,6 +20,7 @@ from gac_core.decoding.run import Sink
 from gac_core.decoding.turn import Turn
 from gac_core.engine.job import Job, OnError
 from gac_core.engine.process import OneProcess
+from gac_core.engine.tracing import Trace
 from gac_core.engine.workers import Batch, Worker, drop, workers_of
 from gac_core.errors import EngineClosedError
 from gac_core.members.base import Ask, Member
@@ -61,7 +62,14 @@ class Engine:
 
     # ------------------------------------------------ any thread
 
-    def submit(self, method: Method, work: Request | Turn, sink: Sink, on_error: OnError) -> Job:
+    def submit(
+        self,
+        method: Method,
+        work: Request | Turn,
+        sink: Sink,
+        on_error: OnError,
+        trace: Trace | None = None,
+    ) -> Job:
         """Have a request decoded.
 
         Args:
@@ -69,6 +77,7 @@ class Engine:
             work: the request, or the turn of several.
             sink: called with every step, in the engine's thread.
             on_error: called with the error that ended the request, if one did; in that thread, too.
+            trace: its span, if it is traced; that thread ends it.
 
         Returns:
             The job, with which the request can be cancelled.
@@ -79,7 +88,7 @@ class Engine:
 
         """
         self._process.check()
-        job = Job(next(self._serials), method, work, sink, on_error, self._inbox.put)
+        job = Job(next(self._serials), method, work, sink, on_error, self._inbox.put, trace)
         with self._lock:
             if self._is_closed:
                 raise EngineClosedError("the ensemble is closed; load it again")
@@ -131,6 +140,7 @@ class Engine:
                     jobs.append(item)
             for job in jobs:
                 job.fail(error)
+                job.end_trace()  # if it had been cancelled
             self._running.clear()
             for member in self._members:
                 drop(member.scorer)
@@ -156,8 +166,10 @@ class Engine:
                 self._finish(item)  # it was cancelled
             elif not item.is_over:
                 self._waiting.append(item)
-            elif item in self._waiting:
-                self._waiting.remove(item)
+            else:  # it was cancelled before it began
+                if item in self._waiting:
+                    self._waiting.remove(item)
+                item.close()
 
     def _has_work(self) -> bool:
         if self._waiting and len(self._running) < self._max_batch:
@@ -194,6 +206,7 @@ class Engine:
         for worker in self._workers:
             if batch.member in worker.members:
                 worker.is_busy = False
+        batch.share_times()
         for job in batch.jobs:
             if job.serial not in self._running:
                 continue  # cancelled meanwhile
@@ -223,8 +236,7 @@ class Engine:
     def _finish(self, job: Job) -> None:
         """End a request: close its generator and free its sequences in the members' caches."""
         del self._running[job.serial]
-        job.run.close()
-        job.ask, job.answers = Ask({}), {}  # its stream may be held for long
+        job.close()
         for worker in self._workers:
             for m in job.keys.keys() & set(worker.members):
                 worker.do(partial(drop, self._members[m].scorer, job.keys[m]))

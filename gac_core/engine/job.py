@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Run, Sink
 from gac_core.decoding.turn import Turn
+from gac_core.engine.tracing import Trace
 from gac_core.members.base import Ask, Query, Scored
 from gac_core.outputs import Step
 
@@ -21,6 +22,7 @@ class Job:
         sink: called with every step, in the engine's thread.
         on_error: called with the error that ended the request, if one did.
         wake: puts the job into the engine's inbox; may be called from any thread.
+        trace: its span, if it is traced.
 
     Attributes:
         serial: a number that is unique in the engine.
@@ -29,6 +31,7 @@ class Job:
         ask: the queries it waits for.
         answers: those answers that have been computed, by member index.
         keys: names of its sequences in the members' caches, by member index.
+        trace: its span, if it is traced.
 
     """
 
@@ -40,6 +43,7 @@ class Job:
         sink: Sink,
         on_error: OnError,
         wake: "Callable[[Job], None]",
+        trace: Trace | None = None,
     ) -> None:
         self.serial = serial
         self.is_over = False
@@ -47,6 +51,7 @@ class Job:
         self.ask = Ask({})
         self.answers: dict[int, list[Scored]] = {}
         self.keys: dict[int, set[Hashable]] = {}
+        self.trace = trace
         self._sink = sink
         self._on_error = on_error
         self._wake = wake
@@ -55,6 +60,8 @@ class Job:
         if not self.is_over:
             if step.outcome is not None:  # never back to False: another thread may just cancel
                 self.is_over = True
+            if self.trace is not None:
+                self.trace.step(step)
             self._sink(step)
 
     def cancel(self) -> None:
@@ -67,7 +74,19 @@ class Job:
         """Deliver an error instead of further steps."""
         if not self.is_over:
             self.is_over = True
+            self.end_trace(error)
             self._on_error(error)
+
+    def end_trace(self, error: BaseException | None = None) -> None:
+        """End its span, if it is still open: with an error, or as cancelled."""
+        if self.trace is not None:
+            self.trace.end(self.run.usage(), error=error)
+
+    def close(self) -> None:
+        """Let go of what it holds; nothing is computed for it any more."""
+        self.end_trace()
+        self.run.close()
+        self.ask, self.answers = Ask({}), {}  # its stream may be held for long
 
     def key(self, query: Query) -> Hashable:
         """The name of the query's sequence in a member's cache."""

@@ -1,14 +1,15 @@
 """Workers: one for each place (device) where members compute."""
 
 import logging
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from gac_core.engine.job import Job
+from gac_core.engine.stopwatch import Stopwatch
 from gac_core.errors import GacError, MemberError, one_line
 from gac_core.members.base import Member, Query, Scored, Scorer
 
@@ -24,6 +25,7 @@ class Batch:
         jobs: the jobs that wait for it.
         answers: the answers to each job's queries, by its serial number.
         failures: errors of single jobs, by serial number.
+        times: of the calls that were timed, each with the jobs it was for.
 
     """
 
@@ -31,6 +33,14 @@ class Batch:
     jobs: list[Job]
     answers: dict[int, list[Scored]] = field(default_factory=dict)
     failures: dict[int, Exception] = field(default_factory=dict)
+    times: list[tuple[Stopwatch, Sequence[Job]]] = field(default_factory=list)
+
+    def share_times(self) -> None:
+        """Give each job that is traced its part of the times; in the engine's thread."""
+        for watch, jobs in self.times:
+            for job in jobs:
+                if job.trace is not None:
+                    job.trace.add_forward(self.member, watch, len(jobs))
 
 
 class Worker:
@@ -122,7 +132,8 @@ def _typed(error: BaseException, scorer: Scorer) -> GacError:
 
 def _score(batch: Batch, jobs: Sequence[Job], scorer: Scorer) -> None:
     asked = [(job, query) for job in jobs for query in job.ask.queries[batch.member]]
-    scored = scorer.score([q for _, q in asked], [job.key(q) for job, q in asked])
+    with timed(batch, jobs, scorer):
+        scored = scorer.score([q for _, q in asked], [job.key(q) for job, q in asked])
     if len(scored) != len(asked):
         raise MemberError(f"{scorer.name} gave {len(scored)} answers to {len(asked)} queries")
     for job in jobs:
@@ -131,6 +142,20 @@ def _score(batch: Batch, jobs: Sequence[Job], scorer: Scorer) -> None:
             for (owner, query), answer in zip(asked, scored, strict=True)
             if owner is job
         ]
+
+
+@contextmanager
+def timed(batch: Batch, jobs: Sequence[Job], scorer: Scorer) -> Iterator[None]:
+    """Take the time of the block, if one of the jobs is traced."""
+    if not any(job.trace for job in jobs):
+        yield
+        return
+    watch = Stopwatch(scorer.device)
+    try:
+        yield
+    finally:
+        watch.stop()
+        batch.times.append((watch, jobs))
 
 
 def _checked(scored: Scored, query: Query, scorer: Scorer) -> Scored:

@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from gac_core.chat.prompt import Prompt, check_messages, check_text
+from gac_core.chat.content import check_text
+from gac_core.chat.prompt import Prompt, check_messages
 from gac_core.errors import ConfigError, GacError, one_line
 from gac_core.evaluation.judging import Match, block_after, code_in, compiles, says, words
 from gac_core.evaluation.questions import TaskSet

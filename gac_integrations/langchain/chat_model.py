@@ -32,6 +32,7 @@ from gac_integrations.langchain.schemas import (
     ToolLike,
     json_schema,
     openai_tool,
+    openai_tools,
     response_format,
 )
 from gac_integrations.shared.call import ChatRequest, tool_choice_name
@@ -144,7 +145,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
     ) -> ChatRequest:
         given = {**options, "stop": stop} if stop is not None else options
         if tools := options.get("tools"):
-            given = {**given, "tools": [openai_tool(tool) for tool in tools]}
+            given = {**given, "tools": openai_tools(tools)}
         return ChatRequest.of(self, plain_messages(messages), given, json_schema, *IGNORED)
 
     def _generate(
@@ -241,7 +242,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
             kwargs: other call options, such as `parallel_tool_calls`.
 
         """
-        shown = [openai_tool(tool, strict=strict) for tool in tools]
+        shown = openai_tools(tools, strict=strict)
         if "response_format" in kwargs:
             kwargs["response_format"] = response_format(kwargs["response_format"])
         names = [tool["function"]["name"] for tool in shown]
@@ -328,9 +329,16 @@ class ChatGaC(LangChainFields, BaseChatModel):
         messages: list[BaseMessage],
         tools: Sequence[ToolLike] | None = None,
     ) -> int:
-        """The tokens of the prompt that the primary reads for these messages, exactly."""
+        """The tokens of the prompt that the primary reads for these messages, exactly.
+
+        None for no messages. With `custom_get_token_ids`, what LangChain counts with it.
+        """
+        if self.custom_get_token_ids is not None:
+            return super().get_num_tokens_from_messages(messages, tools)
         with translated_errors():
             request = self._request(messages, None, {"tools": tools} if tools else {})
+            if not request.prompt:  # which no template takes
+                return 0
             return len(self._ensemble.prompt_ids(request.prompt)[self._ensemble.primary])
 
     @property

@@ -1,9 +1,10 @@
 """What LangChain asks of every model, chat or plain."""
 
+from collections.abc import Callable
 from typing import Any
 
 from langchain_core.language_models import LangSmithParams
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from gac_integrations.langchain.errors import translated_errors
 from gac_integrations.shared.fields import EnsembleFields
@@ -16,6 +17,7 @@ class LangChainFields(EnsembleFields):
 
     model_config = CONFIG
 
+    custom_get_token_ids: Callable[[str], list[int]] | None = Field(None, exclude=True)
     max_retries: int = 0
     api_key: SecretStr | None = None
 
@@ -24,7 +26,9 @@ class LangChainFields(EnsembleFields):
             return super().__getstate__()
 
     def get_token_ids(self, text: str) -> list[int]:
-        """The primary's ids of a text."""
+        """The primary's ids of a text, or those of `custom_get_token_ids`."""
+        if self.custom_get_token_ids is not None:
+            return self.custom_get_token_ids(text)
         ensemble = self._ensemble
         return ensemble.members[ensemble.primary].tokenizer.encode_prompt(text)
 

@@ -180,15 +180,15 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
         self, messages: Sequence[ChatMessage], options: Mapping[str, Any]
     ) -> ChatRequest:
         """The one place where chats become prompts."""
-        plain = plain_messages(messages)
-        if self.system_prompt:
-            system = [self.system_prompt]
-            if plain and plain[0]["role"] == "system":
-                system += ["\n\n", *plain.pop(0)["content"]]
-            plain.insert(0, {"role": "system", "content": system})
         if tools := options.get("tools"):
             options = {**options, "tools": [_openai_tool(tool) for tool in tools]}
         with translated_errors():
+            plain = plain_messages(messages)
+            if self.system_prompt:
+                system = [self.system_prompt]
+                if plain and plain[0]["role"] == "system":
+                    system.append(plain.pop(0)["content"])
+                plain.insert(0, {"role": "system", "content": "\n\n".join(system)})
             request = ChatRequest.of(self, plain, options, _json_schema, *IGNORED)
             if self.messages_to_prompt is messages_to_prompt:
                 return request

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from typing import Any
 
-from gac_core import AsyncStream, Ensemble, Step, Usage
+from gac_core import AsyncStream, EngineClosedError, Ensemble, Step, Usage
 from gac_core.chat.deltas import Delta, DeltaReader, EndDelta
 from gac_core.chat.response_format import AnswerForm
+from gac_core.engine.streams import Submit
 from gac_integrations.server.requests import Wanted
 from gac_integrations.shared.serialize import token_dict
 
@@ -27,11 +29,7 @@ async def steps_of(ensemble: Ensemble, wanted: Wanted) -> AsyncGenerator[tuple[i
         try:
             if may_begin is not None:
                 await may_begin.wait()
-            # In a thread, since long prompts take long to encode.
-            submit = await asyncio.to_thread(
-                ensemble.runtime.submission, wanted.prompts[index], wanted.params[index], {}
-            )
-            async with AsyncStream(submit, owner=ensemble) as stream:
+            async with await _begun(ensemble, wanted, index) as stream:
                 async for step in stream:
                     has_begun.set()
                     items.put_nowait((index, step))
@@ -57,6 +55,27 @@ async def steps_of(ensemble: Ensemble, wanted: Wanted) -> AsyncGenerator[tuple[i
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _begun(ensemble: Ensemble, wanted: Wanted, index: int) -> AsyncStream:
+    """The stream of an answer; made in a thread, since long prompts take long to encode."""
+    making = asyncio.ensure_future(
+        asyncio.to_thread(
+            ensemble.runtime.submission, wanted.prompts[index], wanted.params[index], {}
+        )
+    )
+    try:
+        return AsyncStream(await asyncio.shield(making), owner=ensemble)
+    except asyncio.CancelledError:
+        making.add_done_callback(_drop)
+        raise
+
+
+def _drop(making: asyncio.Future[Submit]) -> None:
+    """Cancel a request that nobody waits for, which also ends its span."""
+    if not making.cancelled() and making.exception() is None:
+        with suppress(EngineClosedError):
+            AsyncStream(making.result()).close()
 
 
 class Answer:

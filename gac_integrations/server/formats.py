@@ -40,9 +40,9 @@ class Format(ABC):
         choices = [self._choice(answer) for answer in answers]
         return {**self._about, "object": self.whole_kind, "choices": choices, "usage": usage}
 
+    @abstractmethod
     def first(self, answer: Answer) -> list[dict[str, Any]]:
         """The chunks with which an answer begins."""
-        return []
 
     def chunk(self, answer: Answer, delta: Delta) -> dict[str, Any]:
         """The chunk of a delta."""
@@ -79,6 +79,7 @@ class ChatFormat(Format):
     chunk_kind = "chat.completion.chunk"
 
     def first(self, answer: Answer) -> list[dict[str, Any]]:
+        """The role."""
         role = {"role": "assistant", "content": "", "refusal": None}
         return [self._chunk([self._piece_of(answer, role, None)], None)]
 
@@ -121,8 +122,8 @@ def _delta(delta: Delta) -> dict[str, Any]:
         case TextDelta():
             return {"content": delta.text}
         case CallDelta(name=None):
-            function = {"arguments": delta.arguments}
-            return {"tool_calls": [{"index": delta.index, "function": function}]}
+            more = {"index": delta.index, "function": {"arguments": delta.arguments}}
+            return {"tool_calls": [more]}
         case CallDelta():
             function = _function(delta.name, delta.arguments)
             call = {"index": delta.index, "id": delta.id, "type": "function", "function": function}
@@ -145,6 +146,10 @@ class CompletionFormat(Format):
     prefix = "cmpl"
     whole_kind = "text_completion"
     chunk_kind = "text_completion"
+
+    def first(self, answer: Answer) -> list[dict[str, Any]]:  # noqa: ARG002
+        """Nothing: a text has no role."""
+        return []
 
     def _choice(self, answer: Answer) -> dict[str, Any]:
         assert answer.end is not None

@@ -16,6 +16,7 @@ from gac_integrations.server.answering import ClientGoneError
 from gac_integrations.server.errors import ApiError, api_error
 from gac_integrations.server.metrics import CLIENT_GONE, Record
 from gac_integrations.server.service import Service
+from gac_integrations.server.traces import trace_of
 
 _log = logging.getLogger("gac.server")
 
@@ -62,7 +63,8 @@ class Gate:
         is_asking = scope["method"] == "POST"
         self._service.requests += is_asking
         try:
-            await self._guarded(scope, receive, send_marked)
+            with trace_of(Headers(scope=scope)):
+                await self._guarded(scope, receive, send_marked)
         except ClientGoneError:
             record.status = CLIENT_GONE
         except Exception as error:

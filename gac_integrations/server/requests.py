@@ -132,7 +132,7 @@ def _thinking(body: ChatBody) -> dict[str, Any]:
             "reasoning_effort and enable_thinking contradict each other; leave one out",
             param="reasoning_effort",
         )
-    return {"thinking": "on" if wishes.pop() else "off"} if wishes else {}
+    return {"reasoning": wishes.pop()} if wishes else {}
 
 
 def _repeated(requests: list[ChatRequest], n: int, options: ServerOptions) -> Wanted:

@@ -34,11 +34,11 @@ def serve(config: EnsembleConfig, options: ServerOptions, host: str, port: int) 
 
     """
     log_json()
-    listener = _listen(host, port)
+    listener = listen(host, port)
     with listener, Ensemble.from_config(config, lazy=True, progress=False) as ensemble:
         app = create_app(ensemble, options)
         service: Service = app.state.service
-        server = _Server(app, service)
+        server = DrainingServer(app, service)
         host, port = listener.getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         _log.info("listening on %s", url, extra={"fields": {"url": url, "model": options.name}})
@@ -47,7 +47,13 @@ def serve(config: EnsembleConfig, options: ServerOptions, host: str, port: int) 
         raise service.failure
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        ConfigError: the address can not be had.
+
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
@@ -55,8 +61,14 @@ def _listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"{host}:{port} can not be listened on: {error}") from error
 
 
-class _Server(uvicorn.Server):
-    """Uvicorn, but that it drains before it stops."""
+class DrainingServer(uvicorn.Server):
+    """Uvicorn, but that it drains before it stops.
+
+    Args:
+        app: of `create_app`.
+        service: of the app.
+
+    """
 
     def __init__(self, app: object, service: Service) -> None:
         config = uvicorn.Config(

@@ -78,7 +78,7 @@ class Body(BaseModel):
                 400,
                 f"this server does not know the options {names} and would have to ignore them; "
                 "leave them out",
-                param=sorted(refused)[0],
+                param=min(refused),
                 code="unsupported_parameter",
             )
 

@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 from gac_core import ConfigError, SamplingParams
 from gac_core.chat.prompt import Prompt
 from gac_core.chat.response_format import AnswerForm
+from gac_core.chat.tools import is_tool, read_tool, read_tools
 from gac_core.grammar.json_schema import strict_schema
 from gac_integrations.shared.deadline import Deadline
 from gac_integrations.shared.options import CallDefaults, check_options, given, sampling_params
@@ -77,9 +78,10 @@ def tool_choice_name(choice: object, names: Sequence[str]) -> str:
 
     """
     if isinstance(choice, Mapping):
-        function = choice.get("function", choice)
+        function = choice.get("function", choice.get("tool", choice))
         named = function.get("name") if isinstance(function, Mapping) else None
-        choice = named or choice.get("type") or choice
+        alone = next(iter(choice)) if len(choice) == 1 else None  # as Bedrock writes it
+        choice = named or choice.get("type") or alone or choice
     if not names and choice not in (None, False, "auto", "none"):
         raise ConfigError(f"tool_choice {choice!r} needs tools")
     if isinstance(choice, Mapping):
@@ -102,11 +104,8 @@ def answer_form(options: Mapping[str, Any], to_schema: ToSchema, *, parallel: bo
         ConfigError: tools or response format have a form that is not known.
 
     """
-    tools = options.get("tools") or ()
-    if wrong := [t for t in tools if not isinstance(t.get("function", t).get("name"), str)]:
-        raise ConfigError(f"{wrong[0]!r:.80} is no tool that can be called here; it has no name")
-    functions = tuple(tool.get("function", tool) for tool in tools)
-    names = [str(function.get("name")) for function in functions]
+    functions = tuple(read_tools(options.get("tools") or ()))
+    names = [function["name"] for function in functions]
     schema, is_shown = response_schema(options.get("response_format"), to_schema)
     return AnswerForm(
         functions,
@@ -120,10 +119,19 @@ def answer_form(options: Mapping[str, Any], to_schema: ToSchema, *, parallel: bo
 def schema_in(wanted: Any) -> Mapping[str, Any] | None:
     """The JSON schema that a mapping is, or has under a name as OpenAI's API writes it.
 
-    None if it is a function or a tool, or no mapping.
+    That of a tool, in the form of any provider, is the schema of its arguments. None if it is no
+    mapping.
+
+    Raises:
+        ConfigError: it is a tool that can not be called here.
+
     """
-    if not isinstance(wanted, Mapping) or {"parameters", "function"} & wanted.keys():
+    if not isinstance(wanted, Mapping):
         return None
+    if is_tool(wanted):
+        tool = read_tool(wanted)
+        told = {"title": tool["name"], "description": tool.get("description", "")}
+        return {"type": "object", **told, **tool.get("parameters", {})}
     schema = wanted.get("schema")
     return schema if isinstance(schema, Mapping) else wanted
 

@@ -1,7 +1,7 @@
 """From a model object's fields and the options of a call to `SamplingParams`."""
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,31 +14,36 @@ CONFIG: Final = ConfigDict(
 
 SAMPLING: Final = (
     *("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"),
-    *("stop", "logprobs", "top_logprobs", "thinking", "max_thought_tokens"),
+    *("stop", "logprobs", "top_logprobs", "reasoning", "max_thought_tokens"),
 )
 _ALIASES: Final = ("max_new_tokens", "stop_sequences")  # other names for options of a call
 _FIELDS: Final = {  # of `SamplingParams`, where the option has another name
     "max_tokens": "max_new_tokens",
     "stop_sequences": "stop",
+    "reasoning": "thinking",
 }
+_THINKING: Final = {True: "on", False: "off"}  # by what `reasoning` says
 
 
 class CallDefaults(BaseModel):
-    """The options that hold for a call unless it gives its own."""
+    """The options that hold for a call unless it gives its own.
+
+    Those of sampling that are None are as the ensemble has them: greedy, if it says nothing else.
+    """
 
     model_config = CONFIG
 
-    temperature: float = 0.0
+    temperature: float | None = None
     max_tokens: int | None = Field(None, alias="max_new_tokens")
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
     stop: list[str] | None = Field(None, alias="stop_sequences")
     logprobs: bool = False
     top_logprobs: int | None = None
-    thinking: Literal["auto", "on", "off"] = "auto"
+    reasoning: bool | None = None
     max_thought_tokens: int | None = None
     parallel_tool_calls: bool = True
     timeout: float | None = Field(None, gt=0)
@@ -89,18 +94,15 @@ def sampling_params(defaults: CallDefaults, options: Mapping[str, Any]) -> Sampl
         ConfigError: a value is out of range.
 
     """
-    values = {
-        _FIELDS.get(name, name): getattr(defaults, name)
-        for name in SAMPLING
-        if name in defaults.model_fields_set  # else the ensemble's own defaults hold
-    }
+    values = {_FIELDS.get(name, name): getattr(defaults, name) for name in SAMPLING}
     for name in (*SAMPLING, *_ALIASES):
         if name in options:
             values[_FIELDS.get(name, name)] = options[name]
+    values["thinking"] = _THINKING.get(values["thinking"])
     grammar = values["grammar"] = options.get("grammar")
     is_free = grammar is None or grammar.begins_free
     if not is_free and not options.keys() & {"stop", "stop_sequences"}:
         values["stop"] = None
-    if not values.get("logprobs") and options.get("top_logprobs") is None:
+    if not values["logprobs"] and options.get("top_logprobs") is None:
         values["top_logprobs"] = None  # the default counts only in calls that ask for logprobs
     return SamplingParams.of({k: v for k, v in values.items() if v is not None})

@@ -15,19 +15,32 @@ from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
 from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.exceptions import ContextOverflowError, ModelNotFoundError, ModelTimeoutError
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import (
+    AIMessage,
+    ChatMessage,
+    FunctionMessage,
+    HumanMessage,
+    RemoveMessage,
+    SystemMessage,
+    ToolMessage,
+    convert_to_messages,
+    trim_messages,
+)
 from langchain_core.output_parsers import PydanticOutputParser
 from langchain_core.runnables import ConfigurableField
 from langchain_core.tools import tool
 from pydantic import BaseModel, ValidationError, create_model
 from transformers import AutoTokenizer
 
-from gac_core import Ensemble
+from gac_core import Ensemble, PromptError
+from gac_core.chat.prompt import check_messages
 from gac_core.pocket import folder, forms
 from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError, GaCModelError
 from gac_integrations.langchain.messages import plain_messages
+from gac_integrations.langchain.schemas import json_schema
 from gac_integrations.shared import model_cache
 from tests.fakes import assert_rests, forwards_of
+from tests.test_tools import FORMS, SCHEMA
 
 SUM = "What is 17 + 25?"
 ANSWER = "17 + 25 = 42"
@@ -464,11 +477,11 @@ def test_a_failed_tool_says_so(llm: ChatGaC) -> None:
 
 @pytest.mark.slow
 def test_what_is_no_tool_or_message_is_refused_in_langchains_terms(llm: ChatGaC) -> None:
-    for wrong in ({"type": "web_search_preview"}, 5):
+    for wrong in ({"type": "web_search_preview"}, {"type": "custom", "name": "x"}, 5):
         with pytest.raises(GaCInvalidRequestError, match="is no tool"):
             llm.bind_tools([wrong])  # type: ignore[list-item]
     assert llm.bind(tools=[get_weather], tool_choice="any").invoke("x").tool_calls
-    for part in ({"type": "video"}, {"text": "x"}, {"type": "text"}):
+    for part in ({"type": "video"}, {"x": "x"}, {"type": "text"}):
         with pytest.raises(GaCInvalidRequestError):
             llm.invoke([HumanMessage([part])])
     for choice in ("any", {"type": "required"}):
@@ -523,6 +536,95 @@ def test_the_members_were_trained_on_the_instructions_of_this_langchain() -> Non
     schema = told.split("```")[1].strip()
     learned = [form[-1][1].format(text="Text.", schema=schema) for form in forms.SCHEMA]
     assert f"Text.\n\n{told}" in learned
+
+
+# ---------------------------------------------------------------- what others hand over
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tools_of_every_provider_are_called_with_their_arguments(llm: ChatGaC, form: str) -> None:
+    mark = {"cachePoint": {"type": "default"}}
+    bound = llm.bind_tools([FORMS[form], mark], tool_choice="any")
+    (call,) = bound.invoke("What is the weather in Rome?").tool_calls
+    assert (call["name"], call["args"]) == ("get_weather", {"city": "Rome"})
+    assert json_schema(FORMS[form])["properties"] == SCHEMA["properties"]
+
+
+def test_the_choice_of_a_tool_has_many_forms(llm: ChatGaC) -> None:
+    anthropic, bedrock = {"type": "tool", "name": "get_time"}, {"tool": {"name": "get_time"}}
+    for wanted, named in (
+        (anthropic, "get_time"),
+        (bedrock, "get_time"),
+        ({"any": {}}, "required"),
+    ):
+        bound: Any = llm.bind_tools([get_weather, get_time], tool_choice=wanted)
+        assert bound.kwargs["tool_choice"] == named
+
+
+def test_a_history_of_any_model_reaches_the_members() -> None:
+    call = {"name": "now", "args": {}, "id": "1"}
+    block = {"type": "tool_use", "id": "1", "name": "now", "input": {}}
+    results = [{"type": "tool_result", "tool_use_id": "1", "content": "NOON"}]
+    wrong = {"name": "now", "args": "{", "id": "2", "error": None, "type": "invalid_tool_call"}
+    written = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+    history = [
+        *convert_to_messages([{"role": "developer", "content": "Be brief."}]),
+        HumanMessage([{"text": "One."}, {"cachePoint": {}}, {"type": "text", "text": "Two."}]),
+        AIMessage(
+            [{"type": "thinking", "thinking": "hm"}, "Let me ", "look.", block], tool_calls=[call]
+        ),
+        HumanMessage([*results, {"type": "text", "text": "Be QUICK."}]),
+        AIMessage("", additional_kwargs={"refusal": "I can not."}),
+        AIMessage("", additional_kwargs={"audio": {"id": "a", "transcript": "Hello."}}),
+        AIMessage("", additional_kwargs={"function_call": {"name": "now", "arguments": "null"}}),
+        FunctionMessage(content="noon", name="now"),
+        AIMessage("", invalid_tool_calls=[wrong]),
+        ChatMessage(content="x", role="model"),
+        ToolMessage([{"type": "json", "json": "ä"}, "b"], tool_call_id="1", status="error"),
+        HumanMessage([{"type": "text-plain", "text": "T", "mime_type": "text/plain"}], name="Mila"),
+    ]
+    assert [(m["role"], m["content"]) for m in plain_messages(history)] == [
+        ("system", "Be brief."),
+        ("user", "One.\nTwo."),
+        ("assistant", "Let me look."),
+        ("tool", "NOON"),
+        ("user", "Be QUICK."),
+        ("assistant", "I can not."),
+        ("assistant", "Hello."),
+        ("assistant", ""),
+        ("tool", "noon"),
+        ("assistant", '<tool_call>{"name": "now", "arguments": {}</tool_call>'),
+        ("assistant", "x"),
+        ("tool", 'Error: "ä"\nb'),
+        ("user", "Mila: T"),
+    ]
+    shown = [m["content"] for m in check_messages(plain_messages(history))]
+    assert (shown[2], shown[7]) == (f"Let me look.\n{written}", written)
+    with pytest.raises(PromptError, match="RemoveMessage is no message"):
+        plain_messages([RemoveMessage(id="1")])
+
+
+def test_messages_are_trimmed_by_what_the_model_counts(llm: ChatGaC) -> None:
+    assert llm.get_num_tokens_from_messages([]) == 0
+    lines = "\n".join(f"Line {n} of a long text." for n in range(20))
+    for long in (HumanMessage(lines), HumanMessage([*lines.splitlines()])):
+        (trimmed,) = trim_messages(
+            [long],
+            max_tokens=60,
+            strategy="last",
+            allow_partial=True,
+            token_counter=llm,
+        )
+        assert "Line 19" in str(trimmed.content)
+        assert "Line 0 " not in str(trimmed.content)
+        assert 40 < llm.get_num_tokens_from_messages([trimmed]) <= 60
+
+
+def test_own_ids_of_tokens_are_counted(ensemble: Ensemble) -> None:
+    for kind in (ChatGaC, GaC):
+        model = kind(ensemble=ensemble, custom_get_token_ids=lambda _: [0] * 7)
+        assert model.get_num_tokens("one two three") == 7
+        assert model.get_num_tokens_from_messages([HumanMessage("a"), HumanMessage("b")]) == 14
 
 
 # ---------------------------------------------------------------- agents

@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import ImageBlock, ThinkingBlock, ToolCallBlock
+from llama_index.core.base.llms.types import (
+    AudioBlock,
+    CacheControl,
+    CachePoint,
+    CitableBlock,
+    CitationBlock,
+    DocumentBlock,
+    ImageBlock,
+    TextBlock,
+    ThinkingBlock,
+    ToolCallBlock,
+)
 from llama_index.core.callbacks import CallbackManager, CBEventType, TokenCountingHandler
 from llama_index.core.chat_engine import condense_plus_context, condense_question, context
 from llama_index.core.indices.prompt_helper import PromptHelper
@@ -34,8 +45,10 @@ from transformers import AutoTokenizer
 from gac_core import AnswerCutError, ConfigError, Ensemble, LoadError
 from gac_core.pocket import folder, forms
 from gac_integrations.llama_index import GaCContextOverflowError, GaCLLM, GaCRequestError
+from gac_integrations.llama_index.messages import plain_messages
 from gac_integrations.shared.errors import DeadlineError
 from tests.fakes import assert_rests, forwards_of, make, pair
+from tests.test_tools import FORMS
 
 SUM = "What is 17 + 25?"
 ASKED = [ChatMessage(content=SUM)]
@@ -404,7 +417,7 @@ def test_the_system_prompt_comes_first_and_once(
     llm.predict(PromptTemplate("{q}"), q=SUM)
     "".join(llm.stream(PromptTemplate("{q}"), q=SUM))
     list(llm.stream_chat(ASKED))
-    first = [{"role": "system", "content": ["Be brief."]}, {"role": "user", "content": [SUM]}]
+    first = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": SUM}]
     assert spy.prompts == [first] * 5
     spy.prompts.clear()
     llm.structured_predict(Person, PromptTemplate("{q}"), q=TEXT)
@@ -456,6 +469,63 @@ def test_the_history_of_an_agent_is_read(llm: GaCLLM) -> None:
     assert texts[0].count("12") == 1
     developer = [ChatMessage(role="developer", content="Be kind."), *ASKED]
     assert "Be kind." in rendered(llm, developer)
+
+
+def test_blocks_of_any_llm_are_read(llm: GaCLLM) -> None:
+    cited = {"source": "s", "title": "T"}
+    asked = ChatMessage(
+        role="user",
+        blocks=[
+            TextBlock(text="One."),
+            CachePoint(cache_control=CacheControl(type="ephemeral")),
+            CitableBlock(content="Two.", **cited),
+            DocumentBlock(data="Zwölf.".encode(), document_mimetype="text/plain", title="D"),
+        ],
+    )
+    answered = ChatMessage(
+        role="model",
+        blocks=[
+            ThinkingBlock(content="hm"),
+            TextBlock(text="Three."),
+            CitationBlock(cited_content="Two.", additional_location_info={}, **cited),
+            AudioBlock(audio=b"x", format="wav"),
+        ],
+    )
+    refused = ChatMessage(role="assistant", additional_kwargs={"refusal": "I can not."})
+    call = {"id": "1", "function": {"name": "ping", "arguments": None}}
+    called = ChatMessage(role="assistant", additional_kwargs={"tool_calls": [call]})
+    by_block = ChatMessage(
+        role="assistant", blocks=[ToolCallBlock(tool_name="ping", tool_kwargs="null")]
+    )
+    told = ChatMessage(role="function", content="pong", additional_kwargs={"name": "ping"})
+    named = ChatMessage(content="Four.", additional_kwargs={"name": "Mila"})
+    history = [asked, answered, refused, called, by_block, told, named]
+    assert [(m["role"], m["content"]) for m in plain_messages(history)] == [
+        ("user", "One.\nT\ns\nTwo.\nD\nZwölf."),
+        ("assistant", "Three."),
+        ("assistant", "I can not."),
+        ("assistant", ""),
+        ("assistant", ""),
+        ("tool", "pong"),
+        ("user", "Mila: Four."),
+    ]
+    text = rendered(llm, history)
+    assert text.count('<tool_call>{"name": "ping", "arguments": {}}</tool_call>') == 2
+    for wrong in (
+        DocumentBlock(data=b"%PDF-1.4", document_mimetype="application/pdf"),
+        DocumentBlock(url="https://example.org/a.txt", document_mimetype="text/plain"),
+        AudioBlock(audio=b"x", format="wav"),
+    ):
+        with pytest.raises(GaCRequestError, match="read text only: say what it holds"):
+            llm.chat([ChatMessage(blocks=[wrong])])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tools_of_every_provider_are_called_with_their_arguments(llm: GaCLLM, form: str) -> None:
+    question = [ChatMessage(content="What is the weather in Rome?")]
+    said = llm.chat(question, tools=[FORMS[form]], tool_choice="required")
+    (call,) = llm.get_tool_calls_from_response(said)
+    assert (call.tool_name, call.tool_kwargs) == ("get_weather", {"city": "Rome"})
 
 
 @pytest.mark.parametrize(
