@@ -22,7 +22,7 @@ from gac_integrations.server.service import Service
 
 # The page needs nothing from elsewhere, and can not be made to ask for it.
 _PAGE_POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 

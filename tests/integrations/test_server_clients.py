@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -43,7 +44,13 @@ def ensemble() -> Iterator[Ensemble]:
 def url(ensemble: Ensemble) -> Iterator[str]:
     """Of a server of the pocket ensemble."""
     options = ServerOptions(api_keys=(KEY,), max_running=4, max_waiting=4)
-    app = create_app(ensemble, options)
+    with running(create_app(ensemble, options)) as url:
+        yield url
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    """A server of an app in a thread; where it listens."""
     with listen("127.0.0.1", 0) as listener:
         server = DrainingServer(app, app.state.service)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
