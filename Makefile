@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo real format lint types tests quick test test-all clean
+.PHONY: setup demo real format lint types tests quick test test-all floor clean
 
 setup: .venv/ready
 
@@ -48,5 +48,19 @@ test-all: MARKS =
 quick test test-all: lint
 	@$(MAKE) --no-print-directory -j2 types tests MARKS="$(MARKS)"
 
+# The adapters on the lowest versions that pyproject.toml allows, in an environment of their own.
+FLOOR := .venv-floor/bin/python -m
+FLOOR_PIP := $(FLOOR) pip install --quiet --disable-pip-version-check
+FLOOR_TESTS := langchain langchain-tests hypothesis jsonschema pytest pytest-asyncio
+
+floor: .venv-floor/ready
+	$(FLOOR) pytest tests/integrations -m "not (wide or slow or real_tokenizers)"
+
+.venv-floor/ready: pyproject.toml constraints-floor.txt
+	$(PYTHON) -m venv .venv-floor
+	$(FLOOR_PIP) "$$(grep '^torch==' constraints-floor.txt)"
+	$(FLOOR_PIP) -c constraints-floor.txt -e '.[langchain,llama-index]' $(FLOOR_TESTS)
+	@touch $@
+
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-floor build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -59,6 +59,8 @@ from .method_specs import (
     RelativePath as RelativePath,
 )
 from .outputs import (
+    Choice as Choice,
+    MemberChoice as MemberChoice,
     MemberUsage as MemberUsage,
     MemberView as MemberView,
     Outcome as Outcome,

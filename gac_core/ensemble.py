@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gac_core import pocket
 from gac_core.chat.prompt import Prompt
 from gac_core.config import EnsembleConfig, MemberConfig, config_of
+from gac_core.decisions import Deciding
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
 from gac_core.engine.process import OneProcess
@@ -30,7 +31,7 @@ from gac_core.sampling_params import SamplingParams
 from gac_core.tokens.union import UnionVocabulary
 
 
-class Ensemble:
+class Ensemble(Deciding):
     """Several language models that write one text together.
 
     Make one with `pocket`, `from_pretrained`, `from_config` or `from_models`; use it as a context
@@ -345,6 +346,11 @@ class Ensemble:
         """The smallest context of all members in tokens; None if none has a limit."""
         limits = [s for m in self.members if (s := m.scorer.context_size) is not None]
         return min(limits, default=None)
+
+    @property
+    def can_think(self) -> bool:
+        """Whether some member can think before it answers; see docs/thoughts.md."""
+        return self.runtime.can_think
 
     def prompt_ids(self, prompt: Prompt) -> list[list[int]]:
         """The prompt's ids for each member.

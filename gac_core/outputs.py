@@ -1,4 +1,4 @@
-"""What decoding gives: steps, the outcome that the last one carries, and whole answers."""
+"""What decoding gives: steps, the outcome that the last one carries, answers, and choices."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -160,3 +160,59 @@ class Output:
             tuple(steps),
             "".join(thoughts).strip() if thoughts else None,
         )
+
+
+@dataclass(frozen=True)
+class MemberChoice:
+    """How probable one member holds each label.
+
+    Attributes:
+        name: of the member.
+        weight: with which it was pooled; those of all members sum to 1.
+        probs: of each label, of sum 1: with the length, prior and temperature that were asked for.
+        logprobs: the natural logarithm of the probability with which it would write each label
+            (and then end, where that counts), as it is.
+
+    """
+
+    name: str
+    weight: float
+    probs: tuple[float, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How probable each label is: to the ensemble, and to each member.
+
+    Attributes:
+        labels: as they were given.
+        probs: the ensemble's probability of each, of sum 1.
+        members: the same of each member.
+        usage: its tokens of the prompt; none are written.
+
+    """
+
+    labels: tuple[str, ...]
+    probs: tuple[float, ...]
+    members: tuple[MemberChoice, ...]
+    usage: Usage
+
+    @property
+    def label(self) -> str:
+        """The most probable label; the first of several."""
+        return self.labels[self.probs.index(self.prob)]
+
+    @property
+    def prob(self) -> float:
+        """The probability of the most probable label."""
+        return max(self.probs)
+
+    @property
+    def by_label(self) -> dict[str, float]:
+        """The probability of each label."""
+        return dict(zip(self.labels, self.probs, strict=True))
+
+    def label_of(self, member: MemberChoice) -> str:
+        """The label that a member holds most probable; the first of several."""
+        return self.labels[member.probs.index(max(member.probs))]

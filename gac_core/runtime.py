@@ -123,8 +123,8 @@ class Runtime:
             GrammarError: no text of the grammar fits the steps.
 
         """
-        return self._rendered_request(
-            self._read(prompt), sampling, is_chat=not isinstance(prompt, str)
+        return self.request_after(
+            self.prompt_ids(prompt), sampling, is_chat=not isinstance(prompt, str)
         )
 
     def turn(self, prompt: Prompt, sampling: SamplingParams) -> Request | Turn:
@@ -139,19 +139,44 @@ class Runtime:
                 raise PromptError("members think in chats only; give messages, or thinking='auto'")
             return self.request(prompt, sampling)
         rendered = self._read(prompt, sampling.thinking)
-        request = self._rendered_request(rendered, sampling, is_chat=True)
-        if all(tags is None for tags in self._tags):
+        request = self.request_after([chat.ids for chat in rendered], sampling, is_chat=True)
+        if not self.can_think:
             if sampling.thinking == "on":
                 raise ConfigError(
                     "no member of this ensemble has think tags; set think_tags of one, or leave "
                     "thinking='auto'"
                 )
             return request
-        ends: list[PromptEnd] = [
+        return Turn(self._tag_ids, request, self._prompt_ends(rendered), self._part)
+
+    def answer_prompts(self, prompt: Prompt) -> list[list[int]]:
+        """The ids after which each member answers, and thinks no more.
+
+        Raises:
+            PromptError: it is malformed, or has no token for some member.
+
+        """
+        rendered = self._read(prompt, "off")
+        if isinstance(prompt, str) or all(tags is None for tags in self._tags):
+            return [read.ids for read in rendered]
+        return [
+            [*read.ids, *(() if end == "closed" else tags.skips)]
+            for read, end, tags in zip(
+                rendered, self._prompt_ends(rendered), self._tag_ids, strict=True
+            )
+        ]
+
+    def _prompt_ends(self, rendered: Sequence[Rendered]) -> list[PromptEnd]:
+        """What each member's prompt has of a thought at its end."""
+        return [
             "none" if tags is None else tags.prompt_end(chat.text)
             for tags, chat in zip(self._tags, rendered, strict=True)
         ]
-        return Turn(self._tag_ids, request, ends, self._part)
+
+    @property
+    def can_think(self) -> bool:
+        """Whether some member has think tags."""
+        return any(tags is not None for tags in self._tags)
 
     @cached_property
     def _tag_ids(self) -> list[TagIds]:
@@ -161,28 +186,42 @@ class Runtime:
     def submission(
         self, prompt: Prompt, params: SamplingParams | None, options: Mapping[str, Any]
     ) -> Callable[[Sink, OnError], Job]:
-        """A checked turn, ready to be submitted with a sink; arguments as of `generate`.
+        """A checked turn, ready to be submitted with a sink; arguments as of `generate`."""
+        sampling = sampling_of(params, options, self.sampling)
+        return self.traced(prompt, sampling, lambda: (self.method, self.turn(prompt, sampling)))
+
+    def traced(
+        self,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        make: Callable[[], tuple[Method, Request | Turn]],
+    ) -> Callable[[Sink, OnError], Job]:
+        """What is made, ready to be submitted with a sink.
 
         All requests of users go through here, so it is here that their spans begin.
 
+        Args:
+            prompt: of the request.
+            sampling: how it is to be drawn.
+            make: makes the request, and what decodes it.
+
         """
-        sampling = sampling_of(params, options, self.sampling)
         trace = self.tracing.begin(prompt, sampling)
         with _failing(trace):
-            turn = self.turn(prompt, sampling)
+            method, work = make()
 
         def submit(sink: Sink, on_error: OnError) -> Job:
             with _failing(trace):
-                return self.engine.submit(self.method, turn, sink, on_error, trace)
+                return self.engine.submit(method, work, sink, on_error, trace)
 
         return submit
 
-    def _rendered_request(
-        self, rendered: Sequence[Rendered], sampling: SamplingParams, *, is_chat: bool
+    def request_after(
+        self, prompts: Sequence[Sequence[int]], sampling: SamplingParams, *, is_chat: bool
     ) -> Request:
+        """As `request`, after each member's ids of a prompt."""
         if self._check is not None:
             self._check(self._config, sampling)
-        prompts = [chat.ids for chat in rendered]
         sampling = _fitted(sampling, self.members, prompts)
         return self._part(prompts, sampling, ANSWER if is_chat else TEXT)
 

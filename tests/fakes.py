@@ -7,6 +7,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gac_core import Ensemble
@@ -120,6 +121,26 @@ def two_scripts(
     b = scripted("chatml", 1, second)
     assert a[1].tokenize("Hello") == b[1].tokenize("Hello") == ["Hello"]
     return Ensemble.from_models([a, b], names=["a", "b"], **options)
+
+
+def by_heart(context: int = 8192) -> Ensemble:
+    """One member that writes what `recite` tells it."""
+    tokenizer = tokenizer_of("chatml")
+    config = ScriptedConfig(len(tokenizer), context, eos_token_id=tokenizer.eos_token_id)
+    return Ensemble.from_models([(ScriptedModel(config), tokenizer)])
+
+
+def recite(ensemble: Ensemble, prompt: Any, reply: str) -> None:
+    """Let the only member write a reply after this prompt."""
+    (ids,) = ensemble.prompt_ids(prompt)
+    (member,) = ensemble.members
+    model = model_of(member)
+    assert isinstance(model, ScriptedModel)
+    end = min(member.tokenizer.vocabulary.end_ids)
+    for place, token in enumerate([*member.tokenizer.encode_prompt(reply), end]):
+        logits = torch.full((member.scorer.vocab_size,), -30.0)
+        logits[token] = 0.0
+        model.script[len(ids) - 1 + place] = logits
 
 
 def forwards_of(ensemble: Ensemble) -> int:

@@ -1,13 +1,19 @@
 """The benchmarks run and report what they say; their figures are nobody's to assert."""
 
+import json
 import math
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import grammar, overhead, step_profile, tracing
+from benchmarks import decisions, grammar, overhead, step_profile, tracing
+from benchmarks.closed_questions import Closed, pocket_questions, read_closed
 from benchmarks.models import SHAPES, Shape, made_up_tokenizer, random_model
-from gac_core import Ensemble
+from gac_core import ConfigError, Ensemble
+from tests.fakes import make
 
 TINY = Shape(32, 1, 2, 2, 64, (600, 700), ("none", "none"))
 
@@ -94,6 +100,79 @@ def test_questions_are_answered_through_a_query_engine() -> None:
     figures = rag.measured(12)
     assert set(figures) == {"retrieved", "ada", "bo", "cy", "together"}
     assert figures["together"] >= 0.5
+
+
+def test_pocket_questions_have_one_right_answer_and_others_like_it() -> None:
+    sets = pocket_questions(20)
+    assert sets == pocket_questions(20)
+    assert sets != pocket_questions(20, seed=1)
+    for questions in sets.values():
+        assert len(questions) == 20
+        assert len({tuple(question.labels) for question in questions}) == 20
+        places = {question.labels.index(question.right) for question in questions}
+        assert places == {0, 1, 2, 3}  # which is right can not be told from the order
+        for question in questions:
+            assert len(set(question.labels)) == 4
+    for task in ("arithmetic", "word_problem"):
+        for question in sets[task]:
+            for label in question.labels:
+                steps = re.findall(r"(\d+) ([+-]) (\d+) = (\d+)", label)
+                signed = [(int(a), int(sign + b), int(c)) for a, sign, b, c in steps]
+                right = [a + b == c for a, b, c in signed]
+                assert all(right) == (label == question.right)
+                assert right.count(False) <= 1
+
+
+def test_questions_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    row = {"question": "So?", "labels": ["yes", "no"], "answer": "no"}
+    path.write_text(json.dumps(row) + "\n\n" + json.dumps({**row, "answer": "yes"}))
+    chat = [{"role": "user", "content": "So?"}]
+    right = [Closed(chat, ["yes", "no"], answer) for answer in ("no", "yes")]
+    assert read_closed(path) == {"mine": right}
+    assert read_closed(path, 1) == {"mine": right[:1]}
+    for line, message in (
+        ("{}", "line 1: a line is a JSON object with question, labels and answer"),
+        ("[1]", "line 1: a line is a JSON object"),
+        (json.dumps({**row, "answer": "maybe"}), "the answer 'maybe' is none of the labels"),
+        ("", "has no questions"),
+    ):
+        path.write_text(line)
+        with pytest.raises(ConfigError, match=message):
+            read_closed(path)
+
+
+def test_the_calibration_error_is_the_mean_gap_of_the_bins() -> None:
+    sureness = np.array([0.9, 0.9, 0.9, 0.9, 0.5, 0.5, 1.0])
+    right = np.array([1.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    gap = abs(0.75 - 0.9) * 4 + abs(0.5 - 0.5) * 2 + abs(1.0 - 1.0)
+    assert decisions.calibration_error(right, sureness) == pytest.approx(gap / 7)
+    # What is in one bin is compared as a whole.
+    assert decisions.calibration_error(np.array([1.0, 0.0]), np.array([0.61, 0.65])) == (
+        pytest.approx(abs(0.5 - 0.63))
+    )
+
+
+@pytest.mark.slow
+def test_decisions_are_measured_in_every_way(capsys: pytest.CaptureFixture[str]) -> None:
+    with make(["chatml", "legacy"]) as ensemble:
+        chat = [{"role": "user", "content": "Hello"}]
+        sets = {"a": [Closed(chat, ["yes", "no"], "no")] * 3, "b": [Closed(chat, ["a", "b"], "a")]}
+        figures = decisions.measured(ensemble, sets)
+        choice = ensemble.choose(chat, ["yes", "no"])
+    json.dumps(figures, allow_nan=False)
+    assert figures["questions"] == {"a": 3, "b": 1}
+    systems = figures["choose"]["systems"]
+    assert list(systems) == ["together", "chatml-0", "legacy-1"]
+    assert systems["together"]["sets"]["a"] == float(choice.label == "no")
+    for way in (*decisions.WAYS, decisions.WRITTEN):
+        for own in figures[way]["systems"].values():
+            low, high = own["accuracy"]["ci95"]
+            assert 0 <= low <= own["accuracy"]["value"] <= high <= 1
+            assert 0 <= own["ece"]["value"] <= 1
+    assert figures[decisions.WRITTEN]["systems"]["together"]["surprise"]["value"] is None
+    decisions.show(figures)
+    assert capsys.readouterr().out.count(" | together | ") == len(decisions.WAYS) + 1
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import inspect
 import io
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from gac_core import EnsembleConfig, MemberError
+from gac_core import Ensemble, EnsembleConfig, MemberError
 from gac_core.cli.app import main
 from gac_core.cli.option_groups import Without, flatten_groups
 from gac_core.cli.terminal import printable, replace_what_can_not_be_shown
@@ -100,6 +101,10 @@ def test_explain_shows_every_members_view(
         (["eval", "--method", "magic"], 2, "no method or control 'magic'"),
         (["eval", "--all", "--threshold", "0.5"], 2, "--threshold is for the cascades"),
         (["eval", "--task", "cooking"], 2, "no task 'cooking'"),
+        (["choose", "--label", "yes", "--label", "no", " "], 2, "give a question: gac choose"),
+        (["choose", "--label", "yes", "Hello"], 2, "two labels or more to choose from, not 1"),
+        (["choose", "--label", "a", "--label", "b", "--length", "c", "d"], 2, "'sum' or 'bytes'"),
+        (["choose", "Hello"], 2, "Missing option '--label'"),
         (["vocab", "./nowhere"], 3, "there is no folder"),
         (["vocab", "--words", "/nowhere"], 2, "--words: /nowhere can not be read"),
     ],
@@ -127,6 +132,7 @@ def test_errors_are_one_line_and_a_code(
         (["run", "--device", "cuda:7", "Hello"], 2),
         (["run", "-c", "nowhere.yaml", "Hello"], 2),
         (["eval", "--all", "--threshold", "0.5"], 2),
+        (["choose", "--label", "yes", "--label", "no", "--raw", "--system", "a", "Hello"], 2),
         (["fit-gate", "--out", "/nowhere/gate.safetensors"], 2),
     ],
 )
@@ -294,6 +300,45 @@ def test_run_holds_the_answer_to_a_grammar(
     schema.write_text('{"not": {}}')
     assert gac("run", *models(folders), "--schema", str(schema), *options) == 2
     assert "Unimplemented keys" in capsys.readouterr().err
+
+
+def test_choose_shows_every_members_view(
+    folders: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = ("--label", "yes", "--label", "no [red]\x1b", "--label", "yes, but")
+    options = (*models(folders), "--prior", "--length", "bytes", "--temperature", "9")
+    assert gac("choose", *options, *labels, "--json", "Hello") == 0
+    found = json.loads(capsys.readouterr().out)
+    with Ensemble.from_pretrained(list(folders), progress=False) as ensemble:
+        chat = [{"role": "user", "content": "Hello"}]
+        choice = ensemble.choose(chat, labels[1::2], prior=True, length="bytes", temperature=9.0)
+    assert found["label"] == choice.label
+    assert found["labels"] == list(choice.labels)
+    assert found["probs"] == pytest.approx(choice.probs)
+    assert [own["name"] for own in found["members"]] == ["chatml", "legacy"]
+    assert gac("choose", *options, *labels, "Hello") == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["together", "chatml", "legacy"]
+    shown = {label: cells for label, *cells in (re.split("  +| (?=[01]\\.)", x) for x in lines)}
+    assert set(shown) == {"yes", "no [red]\ufffd", "yes, but"}
+    for n, label in enumerate(choice.labels):
+        probs = [own.probs[n] for own in choice.members]
+        cells = [f"{prob:.3f}" for prob in (choice.probs[n], *probs)]
+        assert shown[label.replace("\x1b", "\ufffd")] == cells
+    assert [float(cells[0]) for cells in shown.values()] == sorted(
+        (float(cells[0]) for cells in shown.values()), reverse=True
+    )
+    alone = ("-m", folders[0], "--raw", "--label", " a", "--label", " b", "Hello")
+    assert gac("choose", *alone) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["chatml"]
+
+
+def test_choose_prints_what_the_docs_show(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs/decisions.md").read_text()
+    block = re.compile(r"^```console\n\$ gac (choose .*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    (shown,) = block.findall(page)
+    assert gac(*shlex.split(shown[0])) == 0
+    assert capsys.readouterr().out == shown[1]
 
 
 def test_a_device_that_is_not_there(

@@ -51,6 +51,7 @@ def test_first_calls_have_examples() -> None:
         "gac_core.config.EnsembleConfig",
         "gac_core.config.MemberConfig",
         "gac_core.sampling_params.SamplingParams",
+        "gac_core.decisions.Deciding.choose",
         "gac_core.ensemble.Ensemble",
         "gac_core.ensemble.Ensemble.batch",
         "gac_core.ensemble.Ensemble.from_config",

@@ -1,6 +1,7 @@
 """The house stays one a stranger can live in: layers, sizes, no circles. Read from the source."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -26,7 +27,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("gac_core.methods",),
     ("gac_core.engine",),
     ("gac_core.pocket",),  # a name for three folders; its training is a program above all else
-    ("gac_core.runtime", "gac_core.ensemble"),
+    ("gac_core.runtime", "gac_core.decisions", "gac_core.ensemble"),
     ("gac_core.evaluation",),
     ("gac_core.testing",),
     ("gac_core.cli",),
@@ -37,6 +38,8 @@ LAYERS: list[tuple[str, ...]] = [
 CALLED_UPWARD = ("gac_core.cli.serve", ("gac_integrations.server", "gac_integrations.shared"))
 # Who may know the embedded ensemble: what makes it by name, and the command's defaults.
 KNOWS_POCKET = ("gac_core.ensemble", "gac_core.cli")
+# What the tests of the adapters need besides.
+FLOOR_OF_TESTS = ("langchain", "langchain-tests", "pytest", "pytest-asyncio")
 MOST_LINES = 450
 MOST_LINES_OF_A_FUNCTION = 70
 
@@ -182,3 +185,18 @@ def test_the_layers_are_the_order_in_which_folders_are_read() -> None:
 
 def is_folder(name: str) -> bool:
     return (ROOT / name.replace(".", "/")).is_dir()
+
+
+def test_the_floor_is_what_the_project_declares() -> None:
+    """Lowest versions are tested, or they are hopes; torch apart (constraints-floor.txt)."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["langchain"], *extras["llama-index"]]
+    declared = dict(line.split(">=") for line in [*needed, *extras["dev"]] if ">=" in line)
+    pins = (ROOT / "constraints-floor.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in pins if not line.startswith("#"))
+    assert set(pinned) == {*(line.split(">=")[0] for line in needed), *FLOOR_OF_TESTS}
+    for name, version in pinned.items():
+        least = declared[name].split(".")
+        assert name == "torch" or version.split(".")[: len(least)] == least, name
+        assert name == "torch" or set(version.split(".")[len(least) :]) <= {"0"}, name

@@ -14,12 +14,19 @@ ROOT = Path(__file__).parents[1]
 def test_the_public_names() -> None:
     assert gac_core.__all__ == sorted(gac_core.__all__)
     assert set(gac_core.__all__) == {
-        *("AnswerCutError", "AsyncStream", "CannotSpellError", "ConfigError"),
+        *("AnswerCutError", "AsyncStream", "CannotSpellError", "Choice", "ConfigError"),
         "ContextOverflowError",
         *("EngineClosedError", "Ensemble", "EnsembleConfig", "ForkedError"),
         *("GacError", "Grammar"),
         *("GrammarError", "LoadError"),
-        *("MemberConfig", "MemberError", "MemberUsage", "MemberView", "NonFiniteLogitsError"),
+        *(
+            "MemberChoice",
+            "MemberConfig",
+            "MemberError",
+            "MemberUsage",
+            "MemberView",
+            "NonFiniteLogitsError",
+        ),
         "MethodError",
         *("Outcome", "Output", "PromptError", "RewritesTextError", "SamplingParams", "Step"),
         *("Stream", "Usage", "VocabularyError"),

@@ -1,5 +1,6 @@
 """Members that think before they answer, alone, together, and beside members that do not."""
 
+import math
 import re
 from typing import Any
 
@@ -399,3 +400,17 @@ def test_what_a_model_thinks_can_be_asked_on() -> None:
         said = {"role": "assistant", "content": first.text, "reasoning_content": first.thought}
         second = ensemble.generate([*CHAT, said, *CHAT])
     assert (second.thought, second.text) == (THOUGHT, ANSWER)
+
+
+@pytest.mark.parametrize("name", list(MIXED))
+def test_labels_are_answers_without_a_thought(name: str) -> None:
+    """What was written before the label, a thought or nothing, would make it unlikely."""
+    with make(*members_of(name)) as ensemble:
+        choice = ensemble.choose(CHAT, ["The answer is 6.", ANSWER, THOUGHT])
+        written = ensemble.generate(CHAT, thinking="off")
+        spaced = [member.leading_space for member in ensemble.members]
+    assert choice.label == written.text == ANSWER
+    for own, has_space in zip(choice.members, spaced, strict=True):
+        if not has_space:  # these speakers write none, whatever their template has
+            assert own.probs[1] > 0.99
+            assert math.exp(own.logprobs[1]) > 0.9**30

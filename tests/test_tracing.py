@@ -105,6 +105,22 @@ def test_what_the_span_of_an_answer_says(ensemble: Ensemble, spans: InMemorySpan
     }
 
 
+def test_a_decision_is_a_request(ensemble: Ensemble, spans: InMemorySpanExporter) -> None:
+    choice = ensemble.choose(CHAT, ["yes", "no"])
+    (span,) = ended(spans)
+    said = facts(span)
+    assert span.name == "chat byte_level-0+legacy-1"
+    assert said["gen_ai.usage.input_tokens"] == choice.usage.prompt_tokens
+    assert said["gen_ai.usage.output_tokens"] == 0
+    forwards = [member.scorer.stats.forwards for member in ensemble.members]
+    assert [said[f"gac.member.{m.name}.forwards"] for m in ensemble.members] == forwards
+    spans.clear()
+    with pytest.raises(PromptError):
+        ensemble.choose(CHAT, ["yes", "\ud800"])
+    (span,) = ended(spans)
+    assert span.status.status_code is trace.StatusCode.ERROR
+
+
 def test_a_text_that_goes_on_and_what_was_not_asked_for(
     ensemble: Ensemble, spans: InMemorySpanExporter
 ) -> None:

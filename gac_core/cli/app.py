@@ -1,4 +1,4 @@
-"""The `gac` command: run, chat, serve, eval, fit-gate, vocab, config.
+"""The `gac` command: run, chat, choose, serve, eval, fit-gate, vocab, config.
 
 What takes seconds to import is imported where it is used, so that help and mistakes answer at once.
 """
@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 
 from gac_core.cli.chat import chat
+from gac_core.cli.choose import choose
 from gac_core.cli.config import write_config
 from gac_core.cli.evaluate import evaluate
 from gac_core.cli.fit_gate import fit_gate
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 app.command("run")(run)
 app.command("chat")(chat)
+app.command("choose")(choose)
 app.command("serve")(serve)
 app.command("eval")(evaluate)
 app.command("fit-gate")(fit_gate)

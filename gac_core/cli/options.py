@@ -10,7 +10,7 @@ import typer
 import yaml
 
 from gac_core.cli.option_groups import Without
-from gac_core.cli.terminal import is_terminal
+from gac_core.cli.terminal import is_terminal, read_input
 from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError
 from gac_core.grammar.grammar import Grammar
@@ -19,6 +19,7 @@ from gac_core.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from gac_core.chat.messages import Message
+    from gac_core.chat.prompt import Prompt
     from gac_core.ensemble import Ensemble
 
 # ------------------------------------------------ which ensemble
@@ -161,10 +162,50 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
+# ------------------------------------------------ what is asked
+
+Question = Annotated[
+    str | None, typer.Argument(help="What to ask; read from standard input if left out.")
+]
+System = Annotated[str | None, typer.Option(help="A system message.")]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Go on with the text as it is, without chat templates.")
+]
+
+
+def prompt_of(question: str | None, system: str | None, *, raw: bool, example: str) -> "Prompt":
+    """The raw text or chat messages to answer; the question may come from standard input.
+
+    Args:
+        question: what is asked; None or "-" if it is to be read.
+        system: a system message.
+        raw: whether the question is a text to go on with.
+        example: of a command with a question.
+
+    Raises:
+        ConfigError: there is no question, or a system message for a raw text.
+
+    """
+    if question in (None, "-") and not is_terminal(sys.stdin):
+        question = read_input(whole=True)
+    if question is None or question.strip() in ("", "-"):
+        raise ConfigError(f"give a question: {example}")
+    if not raw:
+        return with_system([{"role": "user", "content": question}], system)
+    if system is not None:
+        raise ConfigError("--system needs a chat prompt; leave --raw or --system out")
+    return question
+
+
+def with_system(messages: Sequence["Message"], system: str | None) -> list["Message"]:
+    """The messages after a system message, if there is one."""
+    first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, *messages]
+
+
 # ------------------------------------------------ how an answer is written
 
 MaxNewTokens = Annotated[int | None, typer.Option(help="Steps at most. Default: 256.")]
-System = Annotated[str | None, typer.Option(help="A system message.")]
 
 
 @dataclass(frozen=True)
@@ -234,12 +275,6 @@ class GrammarOptions:
         if self.regex is not None:
             return Grammar.regex(self.regex)
         return Grammar.choice(self.choice) if self.choice is not None else None
-
-
-def with_system(messages: Sequence["Message"], system: str | None) -> list["Message"]:
-    """The messages after a system message, if there is one."""
-    first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-    return [*first, *messages]
 
 
 # ------------------------------------------------ questions, files and output

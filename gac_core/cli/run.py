@@ -1,8 +1,7 @@
 """`gac run`: one question, one answer."""
 
-import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,30 +9,24 @@ from gac_core.cli.option_groups import flatten_groups
 from gac_core.cli.options import (
     EnsembleOptions,
     GrammarOptions,
+    Question,
+    Raw,
     SamplingOptions,
     System,
-    with_system,
+    prompt_of,
 )
-from gac_core.cli.terminal import Explanation, Words, is_terminal, read_input, summary
-from gac_core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from gac_core.chat.prompt import Prompt
+from gac_core.cli.terminal import Explanation, Words, summary
 
 
 @flatten_groups
 def run(
-    question: Annotated[
-        str | None, typer.Argument(help="What to ask; read from standard input if left out.")
-    ] = None,
+    question: Question = None,
     *,
     ensemble_options: EnsembleOptions,
     sampling_options: SamplingOptions,
     system: System = None,
     grammar_options: GrammarOptions,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Go on with the text as it is, without chat templates.")
-    ] = False,
+    raw: Raw = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show each member's view of every step.")
     ] = False,
@@ -47,7 +40,7 @@ def run(
 
     Example: gac run --explain "What is 17 + 25?"
     """
-    prompt = _prompt(question, system, raw=raw)
+    prompt = prompt_of(question, system, raw=raw, example='gac run "What is 17 + 25?"')
     sampling = sampling_options.build(grammar_options.build())
     with ensemble_options.load() as ensemble:
         view = Explanation([m.name for m in ensemble.members]) if explain else Words()
@@ -59,16 +52,3 @@ def run(
         view.end()
         if not quiet:
             summary(steps, time.perf_counter() - began)
-
-
-def _prompt(question: str | None, system: str | None, *, raw: bool) -> "Prompt":
-    """The raw text or chat messages to answer; the question may come from standard input."""
-    if question in (None, "-") and not is_terminal(sys.stdin):
-        question = read_input(whole=True)
-    if question is None or question.strip() in ("", "-"):
-        raise ConfigError('give a question: gac run "What is 17 + 25?"')
-    if not raw:
-        return with_system([{"role": "user", "content": question}], system)
-    if system is not None:
-        raise ConfigError("--system needs a chat prompt; leave --raw or --system out")
-    return question

@@ -9,6 +9,33 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 
+class Distribution:
+    """What a member holds likely after the ids of a path; shared by the paths that go on from it.
+
+    Args:
+        rows: the probabilities over the member's own rows, (vocab_size,).
+
+    Attributes:
+        rows: the same.
+
+    """
+
+    def __init__(self, rows: NDArray[np.floating]) -> None:
+        self.rows = rows
+        self._ordered: Floats | None = None
+
+    def ordered(self, ids: NDArray[np.intp]) -> Floats:
+        """The probabilities in the order of the sorted tokens, (tokens,); made once.
+
+        Args:
+            ids: of the sorted tokens, always the same.
+
+        """
+        if self._ordered is None:
+            self._ordered = self.rows[ids].astype(np.float64)
+        return self._ordered
+
+
 @dataclass(eq=False)
 class Path:
     """One way in which tokens cover the text.
@@ -18,8 +45,7 @@ class Path:
         mass: its share of all paths of the member.
         pending: bytes of the text with which the unfinished next token begins.
         ahead: bytes beyond the text that the complete tokens cover; none if some are pending.
-        rows: the member's distribution after `ids` over its own rows, (vocab_size,); None before
-            the path's forward pass.
+        after: the member's distribution after `ids`; None before the path's forward pass.
         low: index of the first of the sorted tokens that begin with `pending` and are longer.
         high: index after the last of them.
         without: of these, the ids of tokens that are paths of their own.
@@ -33,12 +59,18 @@ class Path:
     mass: float = 1.0
     pending: bytes = b""
     ahead: bytes = b""
-    rows: Floats | None = None
+    after: Distribution | None = None
     low: int = 0
     high: int = 0
     without: tuple[int, ...] = ()
     scale: float = 1.0
     end: float = 0.0
+
+    @property
+    def rows(self) -> NDArray[np.floating]:
+        """The member's distribution after `ids` over its own rows, (vocab_size,)."""
+        assert self.after is not None, "queries were not answered"
+        return self.after.rows
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gac_core.decoding.path import Floats, Leaf, Path, rank, share
+from gac_core.decoding.path import Distribution, Floats, Leaf, Path, rank, share
 from gac_core.members.base import Query
 from gac_core.tokens.history import History, common_prefix
 from gac_core.tokens.spaces import BYTES
@@ -24,6 +24,7 @@ from gac_core.tokens.tokenizer import ByteTokenizer
 _END: Final = BYTES.end_row  # 256; the rows before it are the bytes
 LIKELY: Final = 1e-3  # probability; what is less likely is not looked at one by one
 _MOST_LEAVES: Final = 100
+_MANY: Final = 1_000  # tokens
 _MOST_BACK: Final = 6  # tokens at the end of a text that one longer token may begin with
 
 
@@ -121,19 +122,22 @@ class Paths:
     def _open(self, path: Path, probs: torch.Tensor) -> None:
         if probs.dtype is not torch.float64:
             probs = probs.float()
-        path.rows = probs.cpu().numpy()
+        path.after = Distribution(probs.cpu().numpy())
         path.low, path.high = 0, len(self._tokens.tokens)
         path.end = float(path.rows[self._tokens.ends].sum())
         self._leaves = None
 
     def _unread(self) -> list[Path]:
-        return [path for path in self._paths if path.rows is None]
+        return [path for path in self._paths if path.after is None]
 
     def _probs(self, path: Path, low: int, high: int) -> Floats:
         """The probabilities of some of a path's sorted tokens, (tokens,)."""
-        assert path.rows is not None, "queries were not answered"
         ids = self._tokens.ids[low:high]
-        probs: Floats = path.rows[ids].astype(np.float64) * path.scale
+        probs: Floats
+        if path.after is not None and high - low > _MANY:  # most likely asked for again
+            probs = path.after.ordered(self._tokens.ids)[low:high] * path.scale
+        else:
+            probs = path.rows[ids].astype(np.float64) * path.scale
         for token in path.without:
             probs[ids == token] = 0.0
         return probs
@@ -154,21 +158,17 @@ class Paths:
         It may begin with bytes that are written already. (vocab_size,)
         """
         path = self._paths[0]
-        assert path.rows is not None, "queries were not answered"
         probs = np.zeros(len(path.rows))
         probs[self._tokens.ids[path.low : path.high]] = self._probs(path, path.low, path.high)
         probs[self._tokens.ends[0]] = path.end
         return torch.from_numpy(probs)
 
     def _next_bytes_of(self, path: Path) -> Floats:
-        assert path.rows is not None, "queries were not answered"
-        if not self._is_whole(path):
-            probs = self._probs(path, path.low, path.high)
-            return np.bincount(self._next_of(path), probs, _END).astype(np.float64)
-        begun = np.bincount(self._tokens.first_bytes, path.rows, _END + 1)[:_END]
-        for token in path.without:
-            begun[self._tokens.first_bytes[token]] -= path.rows[token]
-        return begun.clip(0.0) * path.scale
+        found = np.zeros(_END)
+        if path.low < path.high:
+            data, begins = self._tokens.by_next_byte(path.low, path.high, len(path.pending))
+            found[data] = np.add.reduceat(self._probs(path, path.low, path.high), begins)
+        return found
 
     def _is_whole(self, path: Path) -> bool:
         """Whether any token of the vocabulary may come next, but for those grown."""
@@ -187,7 +187,6 @@ class Paths:
         return self._leaves
 
     def _leaves_of(self, path: Path) -> Iterator[Leaf]:
-        assert path.rows is not None, "queries were not answered"
         scale = path.mass * path.scale
         if self._is_whole(path):
             likely = np.flatnonzero(path.rows >= LIKELY / scale)
@@ -271,7 +270,7 @@ class Paths:
 
     def ends_token(self, unit: bytes) -> bool:
         """Whether a token ends with these last bytes: on the best path, or since none goes on."""
-        if self._restarts or self._paths[0].rows is None:
+        if self._restarts or self._paths[0].after is None:
             return True
         _, middle, stop = self._tokens.span(unit, 0, len(self._tokens.tokens))
         return middle == stop
@@ -344,7 +343,7 @@ class Paths:
         limit = self._history.context_size
         if limit is not None and len(path.ids) > limit:
             return False
-        if allowed is None or path.rows is None or not path.pending:
+        if allowed is None or path.after is None or not path.pending:
             return path.mass > 0
         probs = self._probs(path, path.low, path.high)
         return path.mass > 0 and bool(probs[allowed[self._next_of(path)]].any())
@@ -402,7 +401,7 @@ class Paths:
                     self._open(path, own)
                     after = self._after(path, tail) if tail else [path]
                     # What is complete with the tail is an encoding of its own.
-                    found.extend(new for new in after if new.rows is not None)
+                    found.extend(new for new in after if new.after is not None)
                 if at < len(ids):
                     chain *= float(own[ids[at]])
         self._restarts = False

@@ -234,6 +234,6 @@ def _decode(method: Method, request: Request) -> Decoder:
     if not isinstance(decoder, Generator):
         raise MethodError(f"the method returned {decoder!r:.80}; it must be a generator function")
     config = request.config
-    if config.draft is not None:
+    if config.draft is not None and request.sampling.max_new_tokens > 1:
         decoder = drafted(decoder, request, Plan(config.draft, config.draft_length))
     yield from decoder

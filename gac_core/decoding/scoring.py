@@ -187,7 +187,6 @@ def score(paths: Paths, tokens: SortedTokens, first: FirstTokens, candidates: Ca
     # Where nothing is open, every token counts for the one with which the primary would begin it.
     whole = [] if candidates.prefix else paths.fresh()
     for path in whole:
-        assert path.rows is not None
         into, own = first.of_all(tokens), path.rows
         likely = np.flatnonzero(own >= _NEGLIGIBLE)
         begun = np.bincount(into[likely], own[likely], first.size + 1)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from gac_core.config import EnsembleConfig
+from gac_core.decoding.part import ANSWER
 from gac_core.decoding.scoring import FirstTokens
 from gac_core.errors import CannotSpellError
 from gac_core.fusion.rules import Rule
@@ -52,12 +53,36 @@ class SharedState:
     def own_rows(self, member: int) -> Space:
         """A member's own rows, without regard to others."""
         if member not in self._own_rows:
-            vocabulary = self.union.vocabularies[member]
-            self._own_rows[member] = PrimaryRows(UnionVocabulary([vocabulary]), member)
+            self._own_rows[member] = PrimaryRows(self.own_union(member), member)
         return self._own_rows[member]
+
+    def own_union(self, member: int) -> UnionVocabulary:
+        """A member's vocabulary, as if it were alone."""
+        if member not in self._own_unions:
+            self._own_unions[member] = UnionVocabulary([self.union.vocabularies[member]])
+        return self._own_unions[member]
+
+    @cached_property
+    def _own_unions(self) -> dict[int, UnionVocabulary]:
+        return {}
 
     @cached_property
     def _own_rows(self) -> dict[int, Space]:
+        return {}
+
+    def next_turn_ids(self, member: int) -> frozenset[int]:
+        """The ids with which a member may begin the next turn, for want of an end of its own."""
+        if member not in self._next_turn_ids:
+            vocabulary = self.union.vocabularies[member]
+            turns = ANSWER.next_turns(member, self.members[member])
+            begun = {turn[:n] for turn in turns for n in range(1, len(turn) + 1)}
+            self._next_turn_ids[member] = frozenset(
+                i for i in vocabulary.text_ids if vocabulary.token_bytes[i] in begun
+            )
+        return self._next_turn_ids[member]
+
+    @cached_property
+    def _next_turn_ids(self) -> dict[int, frozenset[int]]:
         return {}
 
     @property

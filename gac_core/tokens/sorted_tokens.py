@@ -1,11 +1,14 @@
 """The text tokens of a vocabulary in the order of their bytes."""
 
 from bisect import bisect_left, bisect_right
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gac_core.tokens.vocabulary import Vocabulary
+
+_MOST_REMEMBERED: Final = 10_000  # groups of tokens by their next byte
 
 
 class SortedTokens:
@@ -18,7 +21,6 @@ class SortedTokens:
         tokens: their bytes.
         ids: their ids, (tokens,).
         ends: ids of the end tokens.
-        first_bytes: the first byte of each id, 256 where an id is no text, (vocab_size,).
         ids_by_bytes: the id that is written, of several tokens with the same bytes.
         token_bytes: the bytes of each id.
 
@@ -28,19 +30,41 @@ class SortedTokens:
         ids = sorted(vocabulary.text_ids, key=vocabulary.token_bytes.__getitem__)
         self.ids = np.array(ids)
         self.ends = sorted(vocabulary.end_ids)
-        first = [data[0] if data else 256 for data in vocabulary.token_bytes]
-        self.first_bytes = np.array(first, np.uint16)
         self.ids_by_bytes = vocabulary.ids_by_bytes
         self.token_bytes = vocabulary.token_bytes
         self.tokens = [vocabulary.token_bytes[i] for i in ids]
         self._data = np.frombuffer(b"".join(self.tokens), np.uint8)
         lengths = np.fromiter(map(len, self.tokens), np.int64, len(ids))
         self._starts = np.cumsum(lengths) - lengths
+        self._groups: dict[tuple[int, int, int], tuple[NDArray[np.uint8], NDArray[np.intp]]] = {}
 
     def bytes_at(self, low: int, number: int, offset: int) -> NDArray[np.uint8]:
         """The byte at an offset of each of `number` tokens from `low` on, all of them longer."""
         at: NDArray[np.uint8] = self._data[self._starts[low : low + number] + offset]
         return at
+
+    def by_next_byte(
+        self, low: int, high: int, offset: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+        """The groups of neighbours that have the same byte at an offset; remembered.
+
+        Args:
+            low: index of the first token; all have the same bytes before the offset, and more.
+            high: index after the last token; there is one or more.
+            offset: of the byte.
+
+        Returns:
+            The byte of each group, and where it begins from `low` on, (groups,) each.
+
+        """
+        key = (low, high, offset)
+        if key not in self._groups:
+            if len(self._groups) >= _MOST_REMEMBERED:
+                self._groups.clear()
+            data = self.bytes_at(low, high - low, offset)
+            begins = np.flatnonzero(np.diff(data, prepend=data[0] ^ 0xFF))
+            self._groups[key] = data[begins], begins
+        return self._groups[key]
 
     def span(self, prefix: bytes, low: int, high: int) -> tuple[int, int, int]:
         """The indices of the tokens that begin with a prefix.

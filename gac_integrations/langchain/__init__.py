@@ -1,4 +1,9 @@
-"""An ensemble wherever LangChain takes a chat model (`ChatGaC`) or a plain one (`GaC`)."""
+"""An ensemble wherever LangChain takes a chat model, a plain one, or one that decides.
+
+`ChatGaC`, `GaC`, and `GaCDecisions`, for which langchain-core must be 1.8 or newer.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from gac_integrations.langchain.chat_model import ChatGaC
 from gac_integrations.langchain.errors import (
@@ -10,7 +15,10 @@ from gac_integrations.langchain.errors import (
 )
 from gac_integrations.langchain.text_model import GaC
 
-__all__ = [
+if TYPE_CHECKING:
+    from gac_integrations.langchain.decisions import GaCDecisions as GaCDecisions
+
+__all__ = [  # `GaCDecisions` is not among them, so that `import *` works with any langchain-core
     "ChatGaC",
     "GaC",
     "GaCContextOverflowError",
@@ -19,3 +27,17 @@ __all__ = [
     "GaCModelNotFoundError",
     "GaCTimeoutError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "GaCDecisions":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from gac_integrations.langchain.decisions import GaCDecisions
+    except ModuleNotFoundError as error:
+        if error.name != "langchain_core.decisions":
+            raise
+        raise ImportError(
+            "GaCDecisions needs langchain-core 1.8 or newer: pip install -U 'langchain-core>=1.8'"
+        ) from error
+    return GaCDecisions

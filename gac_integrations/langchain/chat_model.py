@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import LanguageModelInput, ModelProfile
@@ -22,6 +22,8 @@ from langchain_core.runnables.config import get_config_list
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
+from gac_core import PromptError
+from gac_core.chat.prompt import Prompt
 from gac_core.chat.response_format import AnswerForm
 from gac_integrations.langchain.chunks import ChunkMaker
 from gac_integrations.langchain.errors import GaCInvalidRequestError, translated_errors
@@ -39,6 +41,11 @@ from gac_integrations.shared.call import ChatRequest, tool_choice_name
 from gac_integrations.shared.model_cache import context_size_of
 from gac_integrations.shared.options import CONFIG
 
+_ONLY_TEXT: Final = (  # what a profile says no to
+    *("image_inputs", "image_url_inputs", "pdf_inputs", "audio_inputs", "video_inputs"),
+    *("image_tool_message", "pdf_tool_message", "attachment"),
+    *("image_outputs", "audio_outputs", "video_outputs"),
+)
 IGNORED = ("stream", "ls_structured_output_format")  # which LangChain passes beside options
 
 
@@ -129,8 +136,8 @@ class ChatGaC(LangChainFields, BaseChatModel):
         gave the chosen one ("prob").
 
     Response metadata:
-        finish_reason ("stop", "length", "tool_calls"), model_name, model_provider, members, steps,
-        fused_steps, seed.
+        finish_reason ("stop", "length", "tool_calls"), normalized_finish_reason ("stop", "length",
+        "tool_call"), model_name, model_provider, members, steps, fused_steps, seed.
 
     """
 
@@ -148,6 +155,10 @@ class ChatGaC(LangChainFields, BaseChatModel):
             given = {**given, "tools": openai_tools(tools)}
         return ChatRequest.of(self, plain_messages(messages), given, json_schema, *IGNORED)
 
+    def _maker(self, request: ChatRequest) -> ChunkMaker:
+        in_blocks = self.output_version == "v1"
+        return ChunkMaker(self._shown_name, request.form, in_blocks=in_blocks)
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -161,7 +172,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
         with translated_errors():
             request = self._request(messages, stop, kwargs)
             output = self._ensemble.generate(request.prompt, request.params)
-            maker = ChunkMaker(self._shown_name, request.form)
+            maker = self._maker(request)
             chunks = [chunk for step in output.steps for chunk in maker.push(step)]
         return generate_from_stream(iter(chunks))
 
@@ -174,7 +185,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         with translated_errors():
             request = self._request(messages, stop, kwargs)
-            maker = ChunkMaker(self._shown_name, request.form)
+            maker = self._maker(request)
             for step in self._steps(request):
                 for chunk in maker.push(step):
                     if run_manager is not None:
@@ -200,7 +211,7 @@ class ChatGaC(LangChainFields, BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         with translated_errors():
             request = self._request(messages, stop, kwargs)
-            maker = ChunkMaker(self._shown_name, request.form)
+            maker = self._maker(request)
             async with aclosing(self._asteps(request)) as steps:
                 async for step in steps:
                     for chunk in maker.push(step):
@@ -337,26 +348,50 @@ class ChatGaC(LangChainFields, BaseChatModel):
             return super().get_num_tokens_from_messages(messages, tools)
         with translated_errors():
             request = self._request(messages, None, {"tools": tools} if tools else {})
-            if not request.prompt:  # which no template takes
-                return 0
-            return len(self._ensemble.prompt_ids(request.prompt)[self._ensemble.primary])
+            return self._length(request.prompt)
+
+    def _length(self, prompt: Prompt) -> int:
+        """The primary's tokens of a prompt, or of a part of one.
+
+        Who trims a chat counts parts that templates refuse: none of it, or an answer without its
+        question, to which an empty one is added.
+        """
+        if not prompt:
+            return 0
+        primary = self._ensemble.primary
+        try:
+            return len(self._ensemble.prompt_ids(prompt)[primary])
+        except PromptError:
+            assert not isinstance(prompt, str)
+            others = [i for i, message in enumerate(prompt) if message["role"] != "system"]
+            if not others or prompt[others[0]]["role"] != "assistant":
+                raise
+            asked = {"role": "user", "content": ""}
+            whole = [*prompt[: others[0]], asked, *prompt[others[0] :]]
+            return len(self._ensemble.prompt_ids(whole)[primary])
 
     @property
     def _llm_type(self) -> str:
         return "gac"
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        profile = ModelProfile(
+        profile: ModelProfile = ModelProfile(
+            name=self._shown_name,
+            open_weights=True,
             text_inputs=True,
+            **dict.fromkeys(_ONLY_TEXT, False),  # type: ignore[typeddict-item]
             text_outputs=True,
-            image_inputs=False,
-            audio_inputs=False,
             tool_calling=True,
             tool_choice=True,
+            tool_call_streaming=True,
             structured_output=True,
+            temperature=True,
         )
         loaded = self.ensemble
+        if loaded is not None:  # else it is not known before the chat templates are read
+            profile["reasoning_output"] = loaded.can_think
         limit = context_size_of(self._config) if loaded is None else loaded.context_size
-        if limit is not None:
+        if limit is not None:  # prompt and answer share it
             profile["max_input_tokens"] = limit
+            profile["max_output_tokens"] = limit
         return profile

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, PrivateAttr, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -31,12 +31,13 @@ class _Resolved:
     budget: int | None = None
 
 
-class EnsembleFields(CallDefaults):
-    """Fields of a model object; the docstrings of `ChatGaC` and `GaCLLM` describe them."""
+class NamedEnsemble(BaseModel):
+    """The fields that name an ensemble; the docstrings of `ChatGaC` and `GaCLLM` describe them."""
 
     model_config = CONFIG
 
-    model_name: str = Field("pocket", alias="model")
+    _naming_field: ClassVar[str] = "model_name"
+
     config: EnsembleConfig | None = None
     ensemble: SkipJsonSchema[Ensemble | None] = Field(None, exclude=True, repr=False)
 
@@ -48,6 +49,11 @@ class EnsembleFields(CallDefaults):
         return self
 
     _resolved: _Resolved | None = PrivateAttr(None)
+
+    @property
+    def _named(self) -> str:
+        """What the field says in which this class has a model's name."""
+        return str(getattr(self, self._naming_field))
 
     @property
     def _config(self) -> EnsembleConfig:
@@ -64,18 +70,34 @@ class EnsembleFields(CallDefaults):
 
     @property
     def _shown_name(self) -> str:
-        """The model's name in its answers: `model_name`, or the names of its members."""
+        """The model's name in its answers: as it was given, or the names of its members."""
         if self.config is None and self.ensemble is None:
-            return self.model_name
+            return self._named
         return "+".join(self._config.names)
 
     def _resolve(self) -> _Resolved:
         """The configuration and ensemble that the fields name; looked up anew if these changed."""
-        named = (self.model_name, self.config, self.ensemble)
+        named = (self._named, self.config, self.ensemble)
         if self._resolved is None or self._resolved.named != named:
             config = self.config or (self.ensemble.config if self.ensemble is not None else None)
-            self._resolved = _Resolved(named, config or config_named(self.model_name))
+            self._resolved = _Resolved(named, config or config_named(self._named))
         return self._resolved
+
+    def __getstate__(self) -> dict[Any, Any]:
+        if self.ensemble is not None:
+            raise ConfigError(
+                "an ensemble that was handed over can not be pickled; use model= or config="
+            )
+        state = BaseModel.__getstate__(self)
+        return {**state, "__pydantic_private__": {"_resolved": None}}
+
+
+class EnsembleFields(NamedEnsemble, CallDefaults):
+    """Fields of a model that writes."""
+
+    model_config = CONFIG
+
+    model_name: str = Field("pocket", alias="model")
 
     def _steps(self, request: ChatRequest) -> Iterator[Step]:
         with (
@@ -91,11 +113,3 @@ class EnsembleFields(CallDefaults):
             with request.deadline.limiting(stream):
                 async for step in stream:
                     yield step
-
-    def __getstate__(self) -> dict[Any, Any]:
-        if self.ensemble is not None:
-            raise ConfigError(
-                "an ensemble that was handed over can not be pickled; use model= or config="
-            )
-        state = BaseModel.__getstate__(self)
-        return {**state, "__pydantic_private__": {"_resolved": None}}

@@ -39,7 +39,7 @@ from gac_integrations.langchain import ChatGaC, GaC, GaCInvalidRequestError, GaC
 from gac_integrations.langchain.messages import plain_messages
 from gac_integrations.langchain.schemas import json_schema
 from gac_integrations.shared import model_cache
-from tests.fakes import assert_rests, forwards_of
+from tests.fakes import assert_rests, forwards_of, make
 from tests.test_tools import FORMS, SCHEMA
 
 SUM = "What is 17 + 25?"
@@ -618,6 +618,20 @@ def test_messages_are_trimmed_by_what_the_model_counts(llm: ChatGaC) -> None:
         assert "Line 19" in str(trimmed.content)
         assert "Line 0 " not in str(trimmed.content)
         assert 40 < llm.get_num_tokens_from_messages([trimmed]) <= 60
+
+
+def test_a_part_of_a_chat_is_counted_where_a_template_wants_the_user_first() -> None:
+    chat = [SystemMessage("Be brief."), HumanMessage("Hi"), AIMessage("Hello."), HumanMessage("a")]
+    with make(["legacy"]) as strict:
+        llm = ChatGaC(ensemble=strict)
+        answered = [HumanMessage(""), AIMessage("Hello.")]
+        expected = llm.get_num_tokens_from_messages(answered)
+        assert llm.get_num_tokens_from_messages(answered[1:]) == expected
+        room = llm.get_num_tokens_from_messages([*chat[2:]])
+        trimmed = trim_messages(chat, max_tokens=room, strategy="last", token_counter=llm)
+        assert [m.content for m in trimmed] == ["Hello.", "a"]
+        with pytest.raises(GaCInvalidRequestError, match="roles must alternate"):
+            llm.invoke(answered[1:])
 
 
 def test_own_ids_of_tokens_are_counted(ensemble: Ensemble) -> None:

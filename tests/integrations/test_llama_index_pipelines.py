@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 from llama_index.core import Document, Settings, VectorStoreIndex
 from llama_index.core.agent.workflow import AgentStream, AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -18,7 +17,7 @@ from llama_index.core.tools import FunctionTool, QueryEngineTool
 
 from gac_core import Ensemble
 from gac_integrations.llama_index import GaCLLM
-from tests.fakes import ScriptedConfig, ScriptedModel, model_of, tokenizer_of
+from tests.fakes import by_heart, recite
 
 # LlamaIndex's agents use what its own workflows, and pydantic, call deprecated.
 pytestmark = [
@@ -205,23 +204,12 @@ class Scripted(GaCLLM):
 
     def _chat_request(self, messages: Any, options: Any) -> Any:
         request = super()._chat_request(messages, options)
-        (ids,) = self._ensemble.prompt_ids(request.prompt)
-        (member,) = self._ensemble.members
-        model = model_of(member)
-        assert isinstance(model, ScriptedModel)
-        reply = self.replies.pop(0)
-        end = member.tokenizer.vocabulary.end_ids
-        for place, token in enumerate([*member.tokenizer.encode_prompt(reply), min(end)]):
-            logits = torch.full((member.scorer.vocab_size,), -30.0)
-            logits[token] = 0.0
-            model.script[len(ids) - 1 + place] = logits
+        recite(self._ensemble, request.prompt, self.replies.pop(0))
         return request
 
 
 async def test_react_agent_honours_stop() -> None:
-    tokenizer = tokenizer_of("chatml")
-    config = ScriptedConfig(len(tokenizer), 8192, eos_token_id=tokenizer.eos_token_id)
-    with Ensemble.from_models([(ScriptedModel(config), tokenizer)]) as ensemble:
+    with by_heart() as ensemble:
         llm = Scripted(
             ensemble=ensemble, stop=["Observation:"], max_tokens=300, replies=[FIRST, SECOND]
         )

@@ -102,6 +102,12 @@ def test_one_field_switches_it(ensemble: Ensemble) -> None:
     assert THOUGHT.startswith(short.additional_kwargs["reasoning_content"])
 
 
+def test_the_profile_says_who_can_think(ensemble: Ensemble) -> None:
+    assert (ChatGaC(ensemble=ensemble).profile or {})["reasoning_output"] is True
+    with Ensemble.from_models(speakers(ANSWER)[1:]) as silent:
+        assert (ChatGaC(ensemble=silent).profile or {})["reasoning_output"] is False
+
+
 def test_logprobs_are_those_of_the_answer(ensemble: Ensemble) -> None:
     message = ChatGaC(ensemble=ensemble, logprobs=True).invoke("?")
     tokens = message.response_metadata["logprobs"]["content"]
