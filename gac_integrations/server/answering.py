@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
@@ -54,7 +55,35 @@ async def _hung_up(receive: Receive) -> None:
         pass
 
 
-class Answering(Response):
+class Computed(Response, ABC):
+    """A response that takes a turn and time.
+
+    Args:
+        service: whose ensemble computes it.
+
+    """
+
+    def __init__(self, service: Service) -> None:
+        super().__init__()
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Compute it, as long as the client listens."""
+        await unless_gone(receive, self._respond(scope, receive, send))
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        seconds = self._service.options.timeout
+        try:
+            async with asyncio.timeout(seconds):
+                await self._compute(scope, receive, send)
+        except TimeoutError as error:
+            raise timed_out(seconds) from error
+
+    @abstractmethod
+    async def _compute(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class Answering(Computed):
     """The answers of a request, whole or as a stream of events.
 
     Args:
@@ -74,31 +103,21 @@ class Answering(Response):
         *,
         is_stream: bool,
     ) -> None:
-        super().__init__()
-        self._service = service
+        super().__init__(service)
         self._make_wanted = make_wanted
         self._shape = shape
         self._is_stream = is_stream
         self._has_begun = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer."""
-        await unless_gone(receive, self._answer_in_time(scope, receive, send))
-
-    async def _answer_in_time(self, scope: Scope, receive: Receive, send: Send) -> None:
-        seconds = self._service.options.timeout
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._answer(scope, receive, send)
-            except TimeoutError as error:
-                raise timed_out(seconds) from error
+            await super()._respond(scope, receive, send)
         except Exception as error:
             if not self._has_begun:
                 raise
             await self._send_end(send, api_error(error))
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _compute(self, scope: Scope, receive: Receive, send: Send) -> None:
         record: Record = scope["gac.record"]
         wanted = await asyncio.to_thread(self._make_wanted)
         if self._service.options.log_text:

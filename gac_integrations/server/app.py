@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from gac_core import Ensemble
 from gac_integrations.server.answering import Answering
+from gac_integrations.server.decisions import Decided, DecisionBody
 from gac_integrations.server.errors import api_error
 from gac_integrations.server.formats import ChatFormat, CompletionFormat
 from gac_integrations.server.middleware import Gate
@@ -68,6 +69,11 @@ def _add_answers(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions")
     async def completion(body: CompletionBody) -> Response:
         return answering(body, CompletionFormat, partial(completion_wanted, body, options))
+
+    @app.post("/v1/decisions")
+    async def decision(body: DecisionBody) -> Response:
+        service.check_model(body.model)
+        return Decided(service, body)
 
     def answering(
         body: ChatBody | CompletionBody,

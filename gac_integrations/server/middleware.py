@@ -23,7 +23,7 @@ _log = logging.getLogger("gac.server")
 OPEN: Final = ("/", "/health")  # which need no key
 ENDPOINTS: Final = (
     *OPEN,
-    *("/metrics", "/v1/models", "/v1/chat/completions", "/v1/completions"),
+    *("/metrics", "/v1/models", "/v1/chat/completions", "/v1/completions", "/v1/decisions"),
 )
 _ASKED_OFTEN: Final = ("/health", "/metrics")  # by machines
 _PLAIN_ID: Final = re.compile(r"[\w.:-]{1,128}")

@@ -38,25 +38,12 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class Body(BaseModel):
-    """What chats and completions have in common."""
+class Asked(BaseModel):
+    """What all requests have in common."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
     model: str | None = None
-    n: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    seed: int | None = None
-    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = (
-        None
-    )
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
 
     def check(self) -> None:
         """Refuse options that would be ignored.
@@ -81,6 +68,24 @@ class Body(BaseModel):
                 param=min(refused),
                 code="unsupported_parameter",
             )
+
+
+class Body(Asked):
+    """What chats and completions have in common."""
+
+    n: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    seed: int | None = None
+    stop: Annotated[str, Field(min_length=1)] | list[Annotated[str, Field(min_length=1)]] | None = (
+        None
+    )
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
 
     @property
     def shows_usage(self) -> bool:

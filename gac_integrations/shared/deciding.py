@@ -28,6 +28,24 @@ class Decision:
     prior: Prior = False
 
 
+def question_chat(
+    state: str, asked: str, labels: Sequence[str], meanings: Sequence[str | None]
+) -> list[dict[str, str]]:
+    """A chat that asks about a state, and says before which answers there are.
+
+    Args:
+        state: what is asked about.
+        asked: the question.
+        labels: the answers to choose from.
+        meanings: what each of them means, where it does not say so itself.
+
+    """
+    told = [f"{n}: {m}" for n, m in zip(labels, meanings, strict=True) if m is not None]
+    form = "\n".join([f"Answer with one of these: {', '.join(labels)}", *told])
+    user = f"{state}\n\n{asked}"
+    return [{"role": "system", "content": form}, {"role": "user", "content": user}]
+
+
 def decided(
     ensemble: Ensemble,
     decisions: Sequence[Decision],

@@ -690,12 +690,13 @@ async def test_a_turn_that_comes_as_its_client_leaves_is_given_back() -> None:
 
 
 async def test_a_request_that_takes_too_long(ensemble: Ensemble) -> None:
+    asked = {"messages": SUM, "max_tokens": 450, "temperature": 9.0}
     async with client_of(ensemble, timeout=0.05) as client:
-        asked = {"messages": SUM, "max_tokens": 400, "temperature": 5.0}
         response = await client.post(CHAT, json=asked)
         assert response.status_code == 504
         assert response.json()["error"]["code"] == "timeout"
         assert response.headers["x-should-retry"] == "false"
+    async with client_of(ensemble, timeout=0.7) as client:  # after the first step
         *_, last = await chunks_of(client, **asked)
         assert last["error"]["code"] == "timeout"
     assert_rests(ensemble)
@@ -883,3 +884,80 @@ async def test_a_client_that_leaves_stops_the_computing(ensemble: Ensemble) -> N
         assert app.state.service.turns.running == app.state.service.requests == 0
     text = app.state.service.metrics.text().decode()
     assert f'gac_requests_total{{endpoint="{CHAT}",status="499"}} 2.0' in text
+
+
+# ---------------------------------------------------------------- decisions
+
+RIGHT, WRONG = "77 - 49 = 28", "77 - 49 = 38"
+WHICH = {
+    "type": "choice",
+    "name": "difference",
+    "instructions": "What is 77 - 49?",
+    "choices": [{"value": RIGHT}, {"value": WRONG, "description": "one ten more"}],
+}
+
+
+async def test_decisions(client: httpx.AsyncClient, ensemble: Ensemble) -> None:
+    is_true = {"type": "predicate", "instructions": "Does Mila live in Rome?"}
+    levels = [{"label": "low"}, {"label": "high"}, {"label": "very high"}]
+    how = {"type": "score", "name": "age", "instructions": "How old is she?", "levels": levels}
+    state = "Mila lives in Rome."
+    found = await ask(client, "/v1/decisions", input=state, questions=[WHICH, is_true, how])
+    choice, predicate, score = found["answers"]
+    form = f"Answer with one of these: {RIGHT}, {WRONG}\n{WRONG}: one ten more"
+    asked = [
+        {"role": "system", "content": form},
+        {"role": "user", "content": f"{state}\n\nWhat is 77 - 49?"},
+    ]
+    expected = ensemble.choose(asked, [RIGHT, WRONG])
+    assert (choice["type"], choice["name"], choice["choice"]) == (
+        "choice",
+        "difference",
+        expected.label,
+    )
+    assert choice["confidence"] == pytest.approx(expected.prob, abs=1e-4)
+    assert [p["value"] for p in choice["probabilities"]] == [RIGHT, WRONG]
+    probs = [p["probability"] for p in choice["probabilities"]]
+    assert probs == pytest.approx(expected.probs, abs=1e-4)
+    for own, member in zip(choice["gac"]["members"], expected.members, strict=True):
+        assert own["name"] == member.name
+        assert own["probabilities"] == pytest.approx(member.probs, abs=1e-4)
+    assert (predicate["name"], 0 < predicate["probability"] < 1) == (None, True)
+    assert [p["value"] for p in score["probabilities"]] == [0, 1, 2]
+    spread = [p["probability"] for p in score["probabilities"]]
+    assert sum(spread) == pytest.approx(1)
+    assert score["score"] == pytest.approx(spread[1] + 2 * spread[2])
+    usage = found["usage"]
+    assert usage["input_tokens"] == usage["total_tokens"] > expected.usage.prompt_tokens
+
+
+async def test_decisions_follow_their_options(client: httpx.AsyncClient) -> None:
+    messages = [{"type": "message", "role": "user", "content": "Mila lives in Rome."}]
+    sure, unsure, prior = [
+        (await ask(client, "/v1/decisions", input=messages, questions=[WHICH], **options))[
+            "answers"
+        ][0]["confidence"]
+        for options in ({}, {"temperature": 50}, {"prior": True})
+    ]
+    assert 0.5 <= unsure < sure
+    assert prior != sure
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"questions": []}, "questions"),
+        ({"questions": [{**WHICH, "type": "box"}]}, "questions"),
+        ({"questions": [{**WHICH, "choices": [{"value": "a"}]}]}, "questions"),
+        ({"questions": [WHICH] * 17}, "questions"),
+        ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
+        ({"stream": True}, "stream"),
+    ],
+)
+async def test_decisions_that_can_not_be_made(
+    client: httpx.AsyncClient, changes: dict[str, Any], param: str
+) -> None:
+    error = await refused(
+        client, 400, "/v1/decisions", **{"input": "x", "questions": [WHICH], **changes}
+    )
+    assert error["param"].split(".")[0] == param
