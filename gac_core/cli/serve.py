@@ -1,5 +1,6 @@
 """`gac serve`: an HTTP server that speaks OpenAI's API."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,9 +27,6 @@ def serve(
             help="That clients must send; repeat it, or name some with commas in GAC_API_KEYS.",
         ),
     ] = None,
-    api_keys_env: Annotated[
-        str | None, typer.Option(envvar="GAC_API_KEYS", hidden=True, show_envvar=False)
-    ] = None,
     max_running: Annotated[
         int | None, typer.Option(min=1, help="Answers at the same time. Default: max_batch.")
     ] = None,
@@ -50,7 +48,7 @@ def serve(
 
     Example: gac serve ensemble.yaml --port 8000 --api-key "$KEY"
     """
-    others = [key.strip() for key in (api_keys_env or "").split(",")]
+    others = [key.strip() for key in os.environ.get("GAC_API_KEYS", "").split(",")]
     keys = [*(api_keys or ()), *(key for key in others if key)]
     if any(not key.strip() for key in keys):
         raise ConfigError("--api-key must not be empty")

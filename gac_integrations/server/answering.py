@@ -115,7 +115,10 @@ class Answering(Computed):
         except Exception as error:
             if not self._has_begun:
                 raise
-            await self._send_end(send, api_error(error))
+            told = api_error(error)
+            record: Record = scope["gac.record"]
+            record.about["error"] = told.code or told.kind
+            await self._send_end(send, told)
 
     async def _compute(self, scope: Scope, receive: Receive, send: Send) -> None:
         record: Record = scope["gac.record"]

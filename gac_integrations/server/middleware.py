@@ -70,7 +70,9 @@ class Gate:
         except Exception as error:
             if record.status != CLIENT_GONE:  # the response has begun
                 raise
-            await api_error(error).response(scope, receive, send_marked)
+            told = api_error(error)
+            record.about["error"] = told.code or told.kind
+            await told.response(scope, receive, send_marked)
         finally:
             self._service.requests -= is_asking
             record.seconds = time.monotonic() - began

@@ -1,6 +1,6 @@
 """What can be set of a server."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ServerOptions:
     """
 
     name: str = "pocket"
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     max_running: int | None = None
     max_waiting: int = 64
     max_answers: int = 16

@@ -16,6 +16,7 @@ from gac_integrations.shared.options import CallDefaults
 
 _DEFAULTS: Final = CallDefaults()
 _FORMATS: Final = ("text", "json_object", "json_schema")
+_DEFAULT_TOKENS: Final = SamplingParams().max_new_tokens
 _SAMPLING: Final = ("temperature", "top_p", "min_p", "repetition_penalty", "stop", "max_tokens")
 
 
@@ -105,7 +106,9 @@ def _sampling(body: Body, most: int | None, options: ServerOptions) -> dict[str,
             400, f"max_tokens is {most}, but this server allows {limit}", param="max_tokens"
         )
     given = {name: getattr(body, name) for name in _SAMPLING}
-    given["max_tokens"] = limit if most is None else most
+    if most is None and limit is not None and limit < _DEFAULT_TOKENS:
+        most = limit  # else the default holds, which is lowered to what the context has left
+    given["max_tokens"] = most
     given["top_k"] = 0 if body.top_k == -1 else body.top_k  # as vLLM says "all"
     given["seed"] = None if body.seed is None else body.seed & MAX_SEED  # may be negative
     return given

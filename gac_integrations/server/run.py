@@ -77,6 +77,7 @@ class DrainingServer(uvicorn.Server):
             access_log=False,
             server_header=False,
             lifespan="on",
+            ws="none",
             timeout_graceful_shutdown=5,  # for what is left when the ensemble is closed
         )
         super().__init__(config)

@@ -1,5 +1,6 @@
 """Decisions of an ensemble, several at a time and within a time limit."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ async def adecided(
 ) -> list[Choice]:
     """`decided` for asyncio; cancelling the task stops the computing."""
     await ensemble.aload()
-    submits = _submits(ensemble, decisions, options)
+    # In a thread, since long prompts take long to encode.
+    submits = await asyncio.to_thread(_submits, ensemble, decisions, options)
     async with AsyncExitStack() as stack:
         streams = [
             await stack.enter_async_context(AsyncStream(submit, owner=ensemble))

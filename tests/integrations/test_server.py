@@ -318,7 +318,10 @@ async def test_a_tool_that_is_not_there_is_refused(client: httpx.AsyncClient) ->
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_call_that_is_cut_is_an_error(client: httpx.AsyncClient, is_stream: bool) -> None:
+async def test_a_call_that_is_cut_is_an_error(
+    client: httpx.AsyncClient, is_stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "gac.server")
     asked = {"messages": WEATHER, "tools": [TOOL], "max_tokens": 26}
     if is_stream:
         *_, last = await chunks_of(client, **asked)
@@ -327,6 +330,8 @@ async def test_a_call_that_is_cut_is_an_error(client: httpx.AsyncClient, is_stre
         error = await refused(client, 400, **asked)
     assert error["code"] == "answer_cut"
     assert "raise max_tokens" in error["message"]
+    (record,) = (r for r in caplog.records if r.message == "request")
+    assert record.fields["error"] == "answer_cut"  # type: ignore[attr-defined]
 
 
 async def test_json_of_a_schema(client: httpx.AsyncClient) -> None:
@@ -604,6 +609,12 @@ async def test_limits_of_the_server(ensemble: Ensemble) -> None:
         assert choice["finish_reason"] == "length"
         large = [{"role": "user", "content": "x" * 3000}]
         assert (await refused(client, 413, messages=large))["code"] == "request_too_large"
+
+
+async def test_a_limit_above_the_context_asks_for_nothing(ensemble: Ensemble) -> None:
+    async with client_of(ensemble, max_tokens=10**6) as client:
+        (choice,) = (await ask(client, messages=SUM))["choices"]
+        assert choice["message"]["content"] == ANSWER
 
 
 # ---------------------------------------------------------------- keys

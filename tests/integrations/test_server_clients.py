@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from gac_core import Ensemble
+from gac_core import ConfigError, Ensemble
 from gac_integrations.server import ServerOptions, create_app
 from gac_integrations.server.run import DrainingServer, listen
 from tests.fakes import assert_rests, forwards_of
@@ -357,3 +358,40 @@ def test_a_server_that_is_stopped_finishes_what_runs(
     assert last == "data: [DONE]"
     assert process.wait(20) == 0
     assert any(line.get("status") == 503 for line in log)
+
+
+def test_what_does_not_finish_in_time_ends_with_an_error() -> None:
+    with Ensemble.pocket() as ensemble, listen("127.0.0.1", 0) as listener:
+        app = create_app(ensemble, ServerOptions(drain=0.3))
+        server = DrainingServer(app, app.state.service)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with httpx.stream("POST", url + CHAT, json={**LONG, "stream": True}) as response:
+            lines = (line for line in response.iter_lines() if line)
+            next(lines)
+            server.handle_exit(signal.SIGTERM, None)
+            *_, error, last = lines
+        thread.join(20)
+        assert not thread.is_alive()
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "stopping"
+    assert last == "data: [DONE]"
+
+
+def test_a_model_that_can_not_be_loaded_ends_the_command(tmp_path: Path) -> None:
+    (tmp_path / "ensemble.yaml").write_text("members:\n- model: ./nowhere\n")
+    command = [sys.executable, "-m", "gac_core.cli", "serve", str(tmp_path / "ensemble.yaml")]
+    done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    *log, complaint = done.stderr.splitlines()
+    assert complaint == f"gac: there is no folder {tmp_path / 'nowhere'}" or "nowhere" in complaint
+    assert all(json.loads(line)["time"] for line in log)
+
+
+def test_an_address_that_is_taken() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"127.0.0.1:{port} can not be listened on"):
+            listen("127.0.0.1", port)
+    with pytest.raises(ConfigError, match="can not be listened on"):
+        listen("127.0.0.1", 10**6)
