@@ -4,6 +4,7 @@ import logging
 import socket
 import time
 from types import FrameType
+from typing import Final
 
 import uvicorn
 
@@ -13,6 +14,7 @@ from gac_integrations.server.logs import log_json
 from gac_integrations.server.options import ServerOptions
 from gac_integrations.server.service import Service
 
+_LAST_PORT: Final = 65535
 _log = logging.getLogger("gac.server")
 
 
@@ -54,10 +56,12 @@ def listen(host: str, port: int) -> socket.socket:
         ConfigError: the address can not be had.
 
     """
+    if not 0 <= port <= _LAST_PORT:
+        raise ConfigError(f"port must be 0 to {_LAST_PORT}, not {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"{host}:{port} can not be listened on: {error}") from error
 
 

@@ -201,6 +201,7 @@ def test_langchain(url: str) -> None:
     assert person == Person(name="Mila", age=42)
 
 
+@pytest.mark.usefixtures("own_loop")
 def test_llama_index(url: str) -> None:
     from llama_index.core.llms import ChatMessage
     from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped]
@@ -212,6 +213,7 @@ def test_llama_index(url: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.usefixtures("own_loop")
 def test_litellm(url: str) -> None:
     import litellm
 
@@ -384,7 +386,7 @@ def test_a_model_that_can_not_be_loaded_ends_the_command(tmp_path: Path) -> None
     done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 3
     *log, complaint = done.stderr.splitlines()
-    assert complaint == f"gac: there is no folder {tmp_path / 'nowhere'}" or "nowhere" in complaint
+    assert complaint.startswith(f"gac: there is no folder {tmp_path / 'nowhere'}")
     assert all(json.loads(line)["time"] for line in log)
 
 
@@ -393,5 +395,5 @@ def test_an_address_that_is_taken() -> None:
         port = listener.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port} can not be listened on"):
             listen("127.0.0.1", port)
-    with pytest.raises(ConfigError, match="can not be listened on"):
+    with pytest.raises(ConfigError, match="port must be 0 to 65535"):
         listen("127.0.0.1", 10**6)
