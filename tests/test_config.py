@@ -1,12 +1,18 @@
 import copy
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from gac_core import ConfigError, EnsembleConfig, MemberConfig, SamplingParams
+from gac_core import ConfigError, Ensemble, EnsembleConfig, MemberConfig, SamplingParams
+from gac_core.config_template import commented_yaml
 from gac_core.methods.co_llm import CoLLMOptions
+from gac_core.runtime import sampling_of
+from gac_core.sampling_params import sampling_defaults
+from tests.fakes import pair
 
 
 @pytest.mark.parametrize(
@@ -215,3 +221,51 @@ def test_the_schema_names_the_options_of_methods(mode: Any) -> None:
     schema = EnsembleConfig.model_json_schema(mode=mode)
     assert {"members", "method", "threshold", "block", "gate"} <= schema["properties"].keys()
     assert "options" not in schema["properties"]
+
+
+# ------------------------------------------------ a model's own sampling
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({}, {}),
+        ({"temperature": 0.6, "top_p": 0.95}, {}),  # transformers does not sample then
+        ({"do_sample": True}, {"temperature": 1.0}),
+        (
+            {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "pad_token_id": 0},
+            {"temperature": 0.6, "top_k": 20, "top_p": 0.95},
+        ),
+        ({"repetition_penalty": 1.1, "top_k": None}, {"repetition_penalty": 1.1}),
+    ],
+)
+def test_what_a_generation_config_says_of_sampling(
+    own: dict[str, Any], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    assert sampling_defaults(own) == expected
+    (tmp_path / "generation_config.json").write_text(json.dumps(own))
+    shown = commented_yaml([str(tmp_path)])
+    assert ("# Its generation config, for sampling: model, has" in shown) == bool(expected)
+    assert EnsembleConfig.of(yaml.safe_load(shown)).members[0].model == str(tmp_path)
+
+
+def test_sampling_is_the_models_if_the_ensemble_says_so() -> None:
+    model, tokenizer = pair("chatml")
+    own = model.generation_config
+    assert own is not None
+    own.do_sample, own.temperature, own.top_k = True, 0.7, 3
+    try:
+        for sampling, given, expected in (
+            ("greedy", {}, (0.0, 0, 1.0)),
+            ("model", {}, (0.7, 3, 1.0)),
+            ("model", {"temperature": 0.0, "top_p": 0.5}, (0.0, 3, 0.5)),
+        ):
+            with Ensemble.from_models([(model, tokenizer)], sampling=sampling) as ensemble:
+                params = sampling_of(None, given, ensemble.runtime.sampling)
+                options: dict[str, Any] = {"max_new_tokens": 3, "seed": 1, **given}
+                output = ensemble.generate("Hello", **options)
+                same = ensemble.generate("Hello", params, max_new_tokens=3, seed=1)
+            assert (params.temperature, params.top_k, params.top_p) == expected
+            assert output.text == same.text
+    finally:
+        own.do_sample = own.temperature = own.top_k = None

@@ -51,6 +51,9 @@ class GaCLLM(EnsembleFields, CustomLLM, FunctionCallingLLM):
         temperature, top_p, top_k, min_p, repetition_penalty, seed: how an answer is drawn.
         max_tokens: steps at most.
         stop: the answer ends before the first of these; matched on text, across tokens.
+        reasoning: whether members that can think before they answer do; None is as their chat
+            templates have it.
+        max_thought_tokens: steps of a thought at most.
         logprobs, top_logprobs: keep the most probable tokens in `logprobs`.
         timeout: seconds an answer may take.
         system_prompt: comes first in every chat and completion.

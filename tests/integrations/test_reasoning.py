@@ -12,6 +12,7 @@ from gac_core import Ensemble
 from gac_core.testing import Speaker, thinking_tokenizer, tokenizer_of
 from gac_integrations.langchain import ChatGaC
 from gac_integrations.llama_index import GaCLLM
+from tests.integrations.test_langchain_blocks import messages_of
 
 THOUGHT = "I add: 2 + 3.\nIt is 5."
 ANSWER = "The answer is 5."
@@ -92,6 +93,19 @@ def test_blocks_of_version_1(ensemble: Ensemble) -> None:
     content: Any = llm.invoke("What is 2 + 3?").content
     kinds = [(block["type"], block.get("reasoning", block.get("text"))) for block in content]
     assert kinds == [("reasoning", THOUGHT), ("text", ANSWER)]
+
+
+@pytest.mark.filterwarnings("ignore:.*is in beta")
+@pytest.mark.parametrize("version", [None, "v1"])
+async def test_every_way_to_ask_gives_one_thought_and_one_text(
+    ensemble: Ensemble, version: Any
+) -> None:
+    llm = ChatGaC(ensemble=ensemble, output_version=version)
+    for said in await messages_of(llm, "What is 2 + 3?"):
+        thoughts = [b["reasoning"] for b in said.content_blocks if b["type"] == "reasoning"]
+        assert (thoughts, said.text) == ([THOUGHT], ANSWER)
+        assert said.usage_metadata is not None
+        assert said.usage_metadata["output_token_details"]["reasoning"] > 0
 
 
 def test_one_field_switches_it(ensemble: Ensemble) -> None:
