@@ -61,7 +61,12 @@ class Computed(Response, ABC):
     Args:
         service: whose ensemble computes it.
 
+    Attributes:
+        prompt_field: the field of the request that holds the prompt.
+
     """
+
+    prompt_field = "messages"
 
     def __init__(self, service: Service) -> None:
         super().__init__()
@@ -78,6 +83,8 @@ class Computed(Response, ABC):
                 await self._compute(scope, receive, send)
         except TimeoutError as error:
             raise timed_out(seconds) from error
+        except Exception as error:
+            raise api_error(error, self.prompt_field) from error
 
     @abstractmethod
     async def _compute(self, scope: Scope, receive: Receive, send: Send) -> None: ...
@@ -106,19 +113,19 @@ class Answering(Computed):
         super().__init__(service)
         self._make_wanted = make_wanted
         self._shape = shape
+        self.prompt_field = shape.prompt_field
         self._is_stream = is_stream
         self._has_begun = False
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super()._respond(scope, receive, send)
-        except Exception as error:
+        except ApiError as error:
             if not self._has_begun:
                 raise
-            told = api_error(error)
             record: Record = scope["gac.record"]
-            record.about["error"] = told.code or told.kind
-            await self._send_end(send, told)
+            record.about["error"] = error.code or error.kind
+            await self._send_end(send, error)
 
     async def _compute(self, scope: Scope, receive: Receive, send: Send) -> None:
         record: Record = scope["gac.record"]

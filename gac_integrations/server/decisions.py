@@ -177,6 +177,8 @@ class Decided(Computed):
 
     """
 
+    prompt_field = "input"
+
     def __init__(self, service: Service, body: DecisionBody) -> None:
         super().__init__(service)
         self._body = body

@@ -78,8 +78,14 @@ def timed_out(seconds: float) -> ApiError:
     )
 
 
-def api_error(error: Exception) -> ApiError:
-    """Any error as one of the API; what nobody foresaw is logged and not shown."""
+def api_error(error: Exception, prompt_field: str = "messages") -> ApiError:
+    """Any error as one of the API; what nobody foresaw is logged and not shown.
+
+    Args:
+        error: that was raised.
+        prompt_field: the field of the request that holds the prompt.
+
+    """
     if isinstance(error, ApiError):
         return error
     # Clients know this option by another name.
@@ -90,11 +96,11 @@ def api_error(error: Exception) -> ApiError:
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
         case ContextOverflowError():
-            return ApiError(400, message, code="context_length_exceeded", param="messages")
+            return ApiError(400, message, code="context_length_exceeded", param=prompt_field)
         case AnswerCutError():
             return ApiError(400, message, code="answer_cut", param="max_tokens")
         case PromptError():
-            return ApiError(400, message, param="messages")
+            return ApiError(400, message, param=prompt_field)
         case ConfigError():
             return ApiError(400, message)
         case EngineClosedError():

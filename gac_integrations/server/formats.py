@@ -21,6 +21,7 @@ class Format(ABC):
 
     """
 
+    prompt_field: str  # of the request
     prefix: str  # of the id
     whole_kind: str  # the `object` of a whole response
     chunk_kind: str  # ... and of a chunk
@@ -74,6 +75,7 @@ class Format(ABC):
 class ChatFormat(Format):
     """The objects of a chat."""
 
+    prompt_field = "messages"
     prefix = "chatcmpl"
     whole_kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"
@@ -143,6 +145,7 @@ def _logprobs(tokens: list[dict[str, Any]] | None) -> dict[str, Any] | None:
 class CompletionFormat(Format):
     """The objects of a completion."""
 
+    prompt_field = "prompt"
     prefix = "cmpl"
     whole_kind = "text_completion"
     chunk_kind = "text_completion"

@@ -351,6 +351,13 @@ async def test_json_of_a_schema(client: httpx.AsyncClient) -> None:
             assert content == "Mila is 42 years old."
 
 
+async def test_several_answers_in_a_form(client: httpx.AsyncClient) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "person", "schema": PERSON}}
+    answer = await ask(client, messages=FACTS, response_format=form, n=2, temperature=3.0, seed=1)
+    for choice in answer["choices"]:
+        Draft202012Validator(PERSON).validate(json.loads(choice["message"]["content"]))
+
+
 @pytest.mark.parametrize(
     "form", [{"type": "grammar"}, {"type": "json_schema"}, {"type": "json_schema", "schema": 3}]
 )
@@ -508,10 +515,13 @@ async def test_logprobs_of_completions(client: httpx.AsyncClient, is_stream: boo
     assert all(logprob <= 0 for logprob in logprobs["token_logprobs"])
 
 
-@pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2]], []])
-async def test_prompts_that_are_no_text(client: httpx.AsyncClient, prompt: Any) -> None:
-    error = await refused(client, 400, "/v1/completions", prompt=prompt)
-    assert error["param"] == "prompt"
+@pytest.mark.parametrize("prompt", [[1, 2, 3], [[1, 2]], [], "\ud800", "Who? " * 1000])
+async def test_prompts_that_can_not_be_read(client: httpx.AsyncClient, prompt: Any) -> None:
+    headers = {"Content-Type": "application/json"}
+    content = json.dumps({"prompt": prompt})
+    response = await client.post("/v1/completions", content=content, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "prompt"
 
 
 # ---------------------------------------------------------------- what is refused
@@ -962,6 +972,7 @@ async def test_decisions_follow_their_options(client: httpx.AsyncClient) -> None
         ({"questions": [{**WHICH, "choices": [{"value": "a"}]}]}, "questions"),
         ({"questions": [WHICH] * 17}, "questions"),
         ({"input": [{"role": "assistant", "content": "x"}]}, "input"),
+        ({"input": "Who? " * 1000}, "input"),
         ({"stream": True}, "stream"),
     ],
 )
