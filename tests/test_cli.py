@@ -124,6 +124,16 @@ def test_errors_are_one_line_and_a_code(
         assert err.count("\n") == 1
 
 
+def test_a_server_says_what_is_not_installed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("gac_integrations.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert gac("serve") == 2
+    assert "fastapi is missing, which a server needs: pip install" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from jsonschema import Draft202012Validator
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gac_core import Ensemble, EnsembleConfig, MemberError
 from gac_core.testing import Speaker, thinking_tokenizer
@@ -18,6 +20,7 @@ from gac_integrations.server.errors import ApiError
 from gac_integrations.server.limits import Turns
 from gac_integrations.server.schemas import HARMLESS
 from tests.fakes import assert_rests, forwards_of
+from tests.test_tracing import ended
 
 CHAT = "/v1/chat/completions"
 SUM = [{"role": "user", "content": "What is 77 - 49?"}]
@@ -983,3 +986,44 @@ async def test_decisions_that_can_not_be_made(
         client, 400, "/v1/decisions", **{"input": "x", "questions": [WHICH], **changes}
     )
     assert error["param"].split(".")[0] == param
+
+
+# ---------------------------------------------------------------- traces
+
+
+async def test_spans_belong_to_the_clients_trace(
+    client: httpx.AsyncClient, spans: InMemorySpanExporter
+) -> None:
+    trace_id, parent_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    headers = {"traceparent": f"00-{trace_id}-{parent_id}-01"}
+    response = await client.post(CHAT, json={"messages": SUM, "n": 2}, headers=headers)
+    assert response.status_code == 200
+    finished = ended(spans, 2)
+    assert [span.name for span in finished] == ["chat ada+bo+cy"] * 2
+    for span in finished:
+        assert span.parent is not None
+        assert f"{span.parent.trace_id:032x}" == trace_id
+        assert f"{span.parent.span_id:016x}" == parent_id
+
+
+async def test_a_client_that_leaves_while_its_prompt_is_encoded(
+    ensemble: Ensemble, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, may_go_on = ensemble.runtime.submission, threading.Event()
+
+    def slowly(*arguments: Any) -> Any:
+        submit = plain(*arguments)
+        may_go_on.wait(10)
+        return submit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ensemble.runtime, "submission", slowly)
+        async with client_of(ensemble, timeout=0.2) as client:
+            response = await client.post(CHAT, json={"messages": SUM})
+            assert response.status_code == 504
+        may_go_on.set()
+        await asyncio.sleep(0.1)
+    (span,) = ended(spans, 1)
+    assert span.attributes is not None
+    assert span.attributes["gen_ai.response.finish_reasons"] == ("cancelled",)
+    assert_rests(ensemble)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from gac_core import Ensemble
+from gac_core.testing import Speaker, thinking_tokenizer
 from gac_integrations.server import ServerOptions, create_app
 from tests.integrations.test_server import ANSWER
 from tests.integrations.test_server_clients import running
@@ -60,6 +61,10 @@ class Page:
             assert time.monotonic() < until, f"{script} did not come; {self.problems}"
             time.sleep(0.05)
 
+    def open(self, url: str) -> None:
+        self.send("Page.navigate", url=url)
+        self.wait("document.readyState === 'complete' && !!document.getElementById('question')")
+
     def press(self, key: str, text: str = "") -> None:
         for kind in ("keyDown", "keyUp"):
             own = {"text": text} if text and kind == "keyDown" else {}
@@ -83,8 +88,8 @@ def url() -> Iterator[str]:
 
 
 @pytest.fixture
-def page(url: str, tmp_path: Path) -> Iterator[Page]:
-    """The page on a narrow screen."""
+def browser(tmp_path: Path) -> Iterator[Page]:
+    """A page on a narrow screen, which shows nothing yet."""
     assert BROWSER is not None
     options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
     command = [BROWSER, *options, f"--user-data-dir={tmp_path}", "about:blank"]
@@ -98,13 +103,18 @@ def page(url: str, tmp_path: Path) -> Iterator[Page]:
             page = Page(socket)
             size = {"width": 390, "height": 780, "deviceScaleFactor": 1, "mobile": False}
             page.send("Emulation.setDeviceMetricsOverride", **size)
-            page.send("Page.navigate", url=url)
-            page.wait("document.readyState === 'complete' && !!document.getElementById('question')")
             yield page
     finally:
         process.terminate()
         process.wait()
         process.stderr.close()
+
+
+@pytest.fixture
+def page(url: str, browser: Page) -> Page:
+    """The page of the pocket ensemble."""
+    browser.open(url)
+    return browser
 
 
 def test_a_conversation_by_keyboard(page: Page) -> None:
@@ -167,3 +177,23 @@ def test_an_answer_that_is_stopped_and_one_that_fails(page: Page) -> None:
     assert "its context holds" in page.run("document.querySelector('.error').textContent")
     page.run("document.getElementById('reset').click()")
     assert page.run("chat.childElementCount + messages.length") == 0
+
+
+def test_a_thought_is_folded(browser: Page) -> None:
+    reasoner = thinking_tokenizer("hybrid")
+    said = "<think>\n2 + 3 is 5.\n</think>\n\nIt is 5."
+    speaker = Speaker(reasoner, said, "<think>\n\n</think>\n\nIt is 5.")
+    with (
+        Ensemble.from_models([(speaker, reasoner)]) as ensemble,
+        running(create_app(ensemble)) as url,
+    ):
+        browser.open(url)
+        browser.run("ask('What is 2 + 3?'); 1")
+        browser.wait("!!document.querySelector('.answer .note')")
+        assert browser.run("document.querySelector('.answer details').open") is False
+        assert browser.run("document.querySelector('.answer details div').textContent") == (
+            "2 + 3 is 5."
+        )
+        assert browser.run("document.querySelector('.words').textContent") == "It is 5."
+        assert browser.run("messages[1].reasoning_content").strip() == "2 + 3 is 5."
+    assert browser.problems == []
