@@ -5,7 +5,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, Final, TypeVar
 
 from starlette.responses import JSONResponse, Response
@@ -24,6 +24,7 @@ _STREAM_HEADERS: Final = (
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # or nginx would hold the events back
 )
+_SECONDS_TO_HEAR: Final = 5.0  # why a stream ends
 _Result = TypeVar("_Result")
 
 
@@ -125,7 +126,9 @@ class Answering(Computed):
                 raise
             record: Record = scope["gac.record"]
             record.about["error"] = error.code or error.kind
-            await self._send_end(send, error)
+            with suppress(TimeoutError):  # a client that reads nothing is left
+                async with asyncio.timeout(_SECONDS_TO_HEAR):
+                    await self._send_end(send, error)
 
     async def _compute(self, scope: Scope, receive: Receive, send: Send) -> None:
         record: Record = scope["gac.record"]
@@ -134,17 +137,16 @@ class Answering(Computed):
             record.about["prompts"] = wanted.prompts[:: wanted.per_prompt]
         has_tokens = wanted.params[0].logprobs
         answers = [Answer(i, wanted.form, has_tokens=has_tokens) for i in range(len(wanted))]
-        async with (
-            self._service.turns.take(len(wanted)),
-            aclosing(steps_of(self._service.ensemble, wanted)) as steps,
-        ):
+        writing = steps_of(self._service.ensemble, wanted, self._service.turns)
+        async with aclosing(writing) as steps:
             async for index, step in steps:
                 if record.first_seconds is None:
                     record.first_seconds = time.monotonic() - scope["gac.began"]
                 answer = answers[index]
                 chunks = self._chunks(answer, step)
                 if answer.end is not None:
-                    record.usages.append(answer.usage)
+                    is_shared = index % wanted.per_prompt  # the prompt, with an answer before
+                    record.add(answer.usage, has_prompt=not is_shared)
                 if self._is_stream and chunks:
                     await self._send_events(send, chunks)
         usage = usage_of(answers, wanted.per_prompt)

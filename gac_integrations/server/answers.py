@@ -9,52 +9,69 @@ from gac_core import AsyncStream, EngineClosedError, Ensemble, Step, Usage
 from gac_core.chat.deltas import Delta, DeltaReader, EndDelta
 from gac_core.chat.response_format import AnswerForm
 from gac_core.engine.streams import Submit
+from gac_integrations.server.limits import Turns
 from gac_integrations.server.requests import Wanted
 from gac_integrations.shared.serialize import token_dict
 
 
-async def steps_of(ensemble: Ensemble, wanted: Wanted) -> AsyncGenerator[tuple[int, Step]]:
+async def steps_of(
+    ensemble: Ensemble, wanted: Wanted, turns: Turns
+) -> AsyncGenerator[tuple[int, Step]]:
     """The steps of all answers as they are made, each with the index of its answer.
 
     The answers to one prompt share the pass over it: the others begin when the first one has a
     step, and find its keys and values in the members' caches. Closing the generator stops all.
 
+    Their turn is over when they are written, however slowly the steps are read.
+
     Raises:
+        ApiError: too many requests wait for their turn.
         GacError: that of the first answer that fails.
 
     """
-    items: asyncio.Queue[tuple[int, Step | Exception]] = asyncio.Queue()
+    items: asyncio.Queue[tuple[int, Step] | Exception] = asyncio.Queue()
 
     async def write(index: int, has_begun: asyncio.Event, may_begin: asyncio.Event | None) -> None:
-        try:
-            if may_begin is not None:
-                await may_begin.wait()
-            async with await _begun(ensemble, wanted, index) as stream:
-                async for step in stream:
-                    has_begun.set()
-                    items.put_nowait((index, step))
-        except Exception as error:
-            has_begun.set()
-            items.put_nowait((index, error))
+        if may_begin is not None:
+            await may_begin.wait()
+        async with await _begun(ensemble, wanted, index) as stream:
+            async for step in stream:
+                has_begun.set()
+                items.put_nowait((index, step))
 
-    tasks = []
-    first: dict[int, asyncio.Event] = {}  # by the prompt's identity
-    for index, prompt in enumerate(wanted.prompts):
-        may_begin, has_begun = first.get(id(prompt)), asyncio.Event()
-        first.setdefault(id(prompt), has_begun)
-        tasks.append(asyncio.create_task(write(index, has_begun, may_begin)))
+    async def write_all() -> None:
+        tasks = []
+        first: dict[int, asyncio.Event] = {}  # by the prompt's identity
+        for index, prompt in enumerate(wanted.prompts):
+            may_begin, has_begun = first.get(id(prompt)), asyncio.Event()
+            first.setdefault(id(prompt), has_begun)
+            tasks.append(asyncio.create_task(write(index, has_begun, may_begin)))
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def write_in_turn() -> None:
+        try:
+            async with turns.take(len(wanted)):
+                await write_all()
+        except Exception as error:
+            items.put_nowait(error)
+
+    writing = asyncio.create_task(write_in_turn())
     try:
-        running = len(tasks)
+        running = len(wanted)
         while running:
-            index, item = await items.get()
+            item = await items.get()
             if isinstance(item, Exception):
                 raise item
-            yield index, item
-            running -= item.outcome is not None
+            yield item
+            running -= item[1].outcome is not None
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
 
 
 async def _begun(ensemble: Ensemble, wanted: Wanted, index: int) -> AsyncStream:

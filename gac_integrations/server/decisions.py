@@ -196,7 +196,8 @@ class Decided(Computed):
         given = {name: value for name, value in options.items() if value is not None}
         async with service.turns.take(count):
             found = await adecided(service.ensemble, decisions, given, _NO_LIMIT)
-        record.usages += [choice.usage for choice in found]
+        for choice in found:
+            record.add(choice.usage, has_prompt=True)
         answers = [
             {**question.answer(choice.probs), "gac": {"members": _members(choice)}}
             for question, choice in zip(body.questions, found, strict=True)

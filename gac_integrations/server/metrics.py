@@ -22,7 +22,8 @@ class Record:
             long as there is no response.
         seconds: from its arrival to its end.
         first_seconds: from its arrival to the first step of an answer; None if there was none.
-        usages: of its answers.
+        prompt_tokens: the primary's, of its prompts.
+        usages: of its answers that were completed.
         about: what else the log shows.
 
     """
@@ -31,8 +32,15 @@ class Record:
     status: int = CLIENT_GONE
     seconds: float = 0.0
     first_seconds: float | None = None
+    prompt_tokens: int = 0
     usages: list[Usage] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, usage: Usage, *, has_prompt: bool) -> None:
+        """Add an answer, and its prompt, if no other answer had it."""
+        self.usages.append(usage)
+        if has_prompt:
+            self.prompt_tokens += usage.prompt_tokens
 
 
 class Metrics:
@@ -78,9 +86,9 @@ class Metrics:
         self._seconds.labels(record.endpoint).observe(record.seconds)
         if record.first_seconds is not None:
             self._first_seconds.labels(record.endpoint).observe(record.first_seconds)
+        self._tokens.labels("prompt").inc(record.prompt_tokens)
         for usage in record.usages:
             written = usage.completion_tokens - usage.thought_tokens
-            self._tokens.labels("prompt").inc(usage.prompt_tokens)
             self._tokens.labels("completion").inc(written)
             self._tokens.labels("reasoning").inc(usage.thought_tokens)
             self._steps.labels("ensemble").inc(usage.fused_steps)

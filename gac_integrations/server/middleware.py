@@ -172,7 +172,7 @@ def _write_line(scope: Scope, record: Record, request_id: str) -> None:
         fields["first_token_seconds"] = round(record.first_seconds, 4)
     if record.usages:
         fields |= {
-            "prompt_tokens": sum(usage.prompt_tokens for usage in record.usages),
+            "prompt_tokens": record.prompt_tokens,
             "completion_tokens": sum(usage.completion_tokens for usage in record.usages),
             "fused_steps": sum(usage.fused_steps for usage in record.usages),
             "steps": sum(usage.steps for usage in record.usages),

@@ -815,7 +815,7 @@ async def test_what_nobody_foresaw_is_not_shown(
 
 async def test_metrics(ensemble: Ensemble) -> None:
     async with client_of(ensemble) as client, client_of(ensemble) as other:
-        await ask(client, messages=SUM)
+        await ask(client, messages=SUM, n=2)
         await refused(client, 404, model="gpt-9", messages=SUM)
         await client.get("/v1/nothing/1")
         lines = (await client.get("/metrics")).text.splitlines()
@@ -829,9 +829,9 @@ async def test_metrics(ensemble: Ensemble) -> None:
             f'gac_time_to_first_token_seconds_count{{endpoint="{CHAT}"}}': 1,
             f'gac_request_seconds_count{{endpoint="{CHAT}"}}': 2,
             'gac_tokens_total{kind="prompt"}': 18,
-            'gac_tokens_total{kind="completion"}': 10,
+            'gac_tokens_total{kind="completion"}': 20,
             'gac_tokens_total{kind="reasoning"}': 0,
-            'gac_steps_total{by="ensemble"}': 11,
+            'gac_steps_total{by="ensemble"}': 22,
             'gac_steps_total{by="primary"}': 0,
         }
         assert {name: float(figures[name]) for name in expected} == expected
@@ -871,24 +871,15 @@ async def test_the_page_needs_nothing_from_elsewhere(client: httpx.AsyncClient) 
     assert re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", response.text) == []
 
 
-async def test_a_client_that_leaves_stops_the_computing(ensemble: Ensemble) -> None:
-    """Asked by hand, since httpx can not hang up in process."""
-    app = create_app(ensemble)
-    for is_stream in (False, True):
-        asked = {"messages": SUM, "max_tokens": 400, "temperature": 5.0, "stream": is_stream}
-        hang_up = asyncio.Event()
-        sent: list[Any] = []
-        bodies = [{"type": "http.request", "body": json.dumps(asked).encode()}]
+class ByHand:
+    """A request that is asked by hand, since httpx can neither hang up nor read slowly."""
 
-        async def receive(bodies: Any = bodies, hang_up: Any = hang_up) -> Any:
-            if bodies:
-                return bodies.pop()
-            await hang_up.wait()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Any, sent: Any = sent) -> None:
-            sent.append(message)
-
+    def __init__(self, app: Any, **body: Any) -> None:
+        self.sent: list[Any] = []
+        self.hang_up = asyncio.Event()
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self._bodies = [{"type": "http.request", "body": json.dumps(body).encode()}]
         scope = {
             "type": "http",
             "method": "POST",
@@ -897,17 +888,55 @@ async def test_a_client_that_leaves_stops_the_computing(ensemble: Ensemble) -> N
             "query_string": b"",
             "headers": [(b"content-type", b"application/json")],
         }
-        before = forwards_of(ensemble)
-        task = asyncio.create_task(app(scope, receive, send))
-        while forwards_of(ensemble) < before + 9:
-            await asyncio.sleep(0.001)
-        hang_up.set()
-        await task
-        assert_rests(ensemble)
-        assert bool(sent) is is_stream
-        assert app.state.service.turns.running == app.state.service.requests == 0
+        self.task = asyncio.create_task(app(scope, self._receive, self._send))
+
+    async def _receive(self) -> Any:
+        if self._bodies:
+            return self._bodies.pop()
+        await self.hang_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        await self.reads.wait()
+        self.sent.append(message)
+
+
+LONG = {"messages": SUM, "max_tokens": 400, "temperature": 5.0}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_a_client_that_leaves_stops_the_computing(
+    ensemble: Ensemble, is_stream: bool
+) -> None:
+    app = create_app(ensemble)
+    before = forwards_of(ensemble)
+    asked = ByHand(app, **LONG, stream=is_stream)
+    while forwards_of(ensemble) < before + 9:
+        await asyncio.sleep(0.001)
+    asked.hang_up.set()
+    await asked.task
+    assert_rests(ensemble)
+    assert bool(asked.sent) is is_stream
+    assert app.state.service.turns.running == app.state.service.requests == 0
     text = app.state.service.metrics.text().decode()
-    assert f'gac_requests_total{{endpoint="{CHAT}",status="499"}} 2.0' in text
+    assert f'gac_requests_total{{endpoint="{CHAT}",status="499"}} 1.0' in text
+
+
+async def test_a_client_that_reads_nothing_keeps_no_turn(
+    ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gac_integrations.server.answering._SECONDS_TO_HEAR", 0.1)
+    app = create_app(ensemble, ServerOptions(timeout=3, max_running=1))
+    asked = ByHand(app, messages=SUM, stream=True)
+    asked.reads.clear()
+    turns = app.state.service.turns
+    while not turns.running:
+        await asyncio.sleep(0.001)
+    while turns.running:
+        await asyncio.sleep(0.001)
+    assert not asked.task.done()  # it still has all to say
+    await asyncio.wait_for(asked.task, 10)  # and is given up in the end
+    assert_rests(ensemble)
 
 
 # ---------------------------------------------------------------- decisions
