@@ -2,7 +2,6 @@
 
 from .config import (
     EnsembleConfig as EnsembleConfig,
-    MemberConfig as MemberConfig,
 )
 from .decoding.mixing import (
     Fused as Fused,
@@ -29,9 +28,11 @@ from .errors import (
     LoadError as LoadError,
     MemberError as MemberError,
     MethodError as MethodError,
+    ModelChangedError as ModelChangedError,
     NonFiniteLogitsError as NonFiniteLogitsError,
     PromptError as PromptError,
     RewritesTextError as RewritesTextError,
+    UnreachableError as UnreachableError,
     VocabularyError as VocabularyError,
 )
 from .fusion.rules import (
@@ -42,6 +43,9 @@ from .fusion.weighting import (
 )
 from .grammar.grammar import (
     Grammar as Grammar,
+)
+from .member_config import (
+    MemberConfig as MemberConfig,
 )
 from .members.base import (
     Ask as Ask,

@@ -18,65 +18,12 @@ from pydantic_core import CoreSchema
 
 from gac_core.errors import ConfigError, one_line
 from gac_core.flat_options import flattened, gathered, method_options, option_names
+from gac_core.member_config import MemberConfig, member_names
 from gac_core.method_specs import PRESETS, Checked, MethodOptions, RelativePath
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
 
 # Options that mean something in one space only.
 _OF_SPACES: Final = {"history": "tokens", "paths": "bytes"}
-
-
-class MemberConfig(Checked):
-    """One model and where it runs.
-
-    Example:
-        >>> from gac_core import EnsembleConfig, MemberConfig
-        >>> big = MemberConfig(model="org/model-a", weight=0.6, dtype="bfloat16")
-        >>> config = EnsembleConfig(members=(big, "org/model-b"))  # a name is a member, too
-        >>> config.names, config.weights
-        (('model-a', 'model-b'), (0.6, 1.0))
-
-    """
-
-    model: str = Field(description="a hub name, a folder, or a GGUF file")
-    gguf_file: str | None = Field(None, description="the GGUF file in that folder or repository")
-    name: str | None = Field(None, description="what messages and steps call it")
-    revision: str | None = Field(None, description="a commit, tag or branch on the hub")
-    weight: float | None = Field(None, ge=0.0, description="None: all equal; 0: left out")
-    device: str = Field("auto", description="cpu, cuda, cuda:1, mps, or auto")
-    device_map: str | dict[str, int | str] | None = Field(
-        None, description="spread over several devices by accelerate: auto, balanced, or a map"
-    )
-    max_memory: dict[int | str, int | str] | None = Field(
-        None, description="with device_map: the most each device may hold, such as {0: 20GiB}"
-    )
-    dtype: Literal["auto", "float64", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="of the weights; auto is as they are stored, and float32 for GGUF files"
-    )
-    quantization: dict[str, Any] | None = Field(
-        None, description="a transformers quantization config, such as {quant_method: ...}"
-    )
-    attention: Literal["sdpa", "eager"] = Field("sdpa", description="sdpa, or eager")
-    trust_remote_code: bool = Field(False, description="run code from the model's repository")
-    text_tokens: tuple[str, ...] = Field((), description="added tokens that count as text")
-    chat_template_kwargs: dict[str, Any] = Field(
-        {}, description="what its chat template is given besides, such as {reasoning_effort: low}"
-    )
-    think_tags: tuple[str, str] | None = Field(
-        None, description="between which it thinks, where its chat template does not show them"
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_name_is_a_model(cls, values: Any) -> Any:
-        return {"model": values} if isinstance(values, str) else values
-
-    @model_validator(mode="after")
-    def _placed_once(self) -> Self:
-        if self.device_map is not None and self.device != "auto":
-            raise ValueError("device and device_map exclude each other; give one of them")
-        if self.max_memory is not None and self.device_map is None:
-            raise ValueError("max_memory needs device_map; add device_map: auto")
-        return self
 
 
 class EnsembleConfig(Checked):
@@ -398,22 +345,6 @@ def config_of(members: Sequence[MemberConfig], options: dict[str, Any]) -> Ensem
 
 
 FIELDS: Final = tuple(name for name in EnsembleConfig.model_fields if name != "options")
-
-
-def member_names(members: Sequence[MemberConfig]) -> list[str]:
-    """Each member's name: as given, or else the end of its model's path, made unique."""
-    names: list[str] = []
-    taken = {member.name for member in members if member.name}
-    for member in members:
-        path = Path(member.gguf_file or member.model)
-        name = member.name or path.name.removesuffix(".gguf") or member.model
-        if not member.name:
-            unique, count = name, 2
-            while unique in taken or unique in names:
-                unique, count = f"{name}-{count}", count + 1
-            name = unique
-        names.append(name)
-    return names
 
 
 def _without_serialization(schema: Any) -> Any:

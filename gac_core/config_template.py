@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from gac_core.config import EnsembleConfig, MemberConfig
+from gac_core.config import EnsembleConfig
+from gac_core.member_config import MemberConfig
 from gac_core.registry import METHODS
 from gac_core.sampling_params import sampling_defaults
 

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gac_core import pocket
 from gac_core.chat.prompt import Prompt
-from gac_core.config import EnsembleConfig, MemberConfig, config_of
+from gac_core.config import EnsembleConfig, config_of
 from gac_core.decisions import Deciding
 from gac_core.decoding.run import Sink
 from gac_core.engine.job import Job, OnError
 from gac_core.engine.process import OneProcess
 from gac_core.engine.streams import AsyncStream, Completion, Stream
 from gac_core.errors import ConfigError, EngineClosedError, PromptError
+from gac_core.member_config import MemberConfig
 from gac_core.members.base import Member, Scorer
 from gac_core.members.given import given_members, loaded_of
 from gac_core.members.loading import Loaded, Loader

@@ -12,7 +12,9 @@
     ├── PromptError (ValueError)          the prompt or a message is malformed
     │   └── ContextOverflowError          prompt and answer do not fit a member's context
     ├── MemberError                       a member's forward pass failed
-    │   └── NonFiniteLogitsError          ... or gave NaN, or no finite logit at all
+    │   ├── NonFiniteLogitsError          ... or gave NaN, or no finite logit at all
+    │   ├── UnreachableError              ... or its server did not answer in time
+    │   └── ModelChangedError             ... or its server runs another model than before
     ├── MethodError                       a method, rule or weighting broke its contract
     ├── AnswerCutError                    the budget ended the answer within a call of a tool
     ├── EngineClosedError                 the ensemble was closed
@@ -64,6 +66,14 @@ class MemberError(GacError):
 
 class NonFiniteLogitsError(MemberError):
     """A member gave NaN, or no finite logit at all."""
+
+
+class UnreachableError(MemberError):
+    """The server that a member is did not answer in time."""
+
+
+class ModelChangedError(MemberError):
+    """The server that a member is runs another model than when it was first asked."""
 
 
 class MethodError(GacError):

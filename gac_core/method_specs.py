@@ -162,6 +162,9 @@ class MethodSpec:
             weightings by the text so far need.
         spaces: those in which it can run; the union of tokens alone by default. A method that asks
             and emits by `Request.look` and `Request.write` runs in all of them.
+        decides_by_top: whether all it does with what members hold likely is to write it, or to
+            compare it with the threshold that it gave `Request.look`; then the likeliest tokens of
+            a server may do, and it is found out where they do not.
         refuses: what else it refuses, in words for the docs.
         check: given an `EnsembleConfig` and `SamplingParams`, raises `ConfigError` for sampling
             that it can not follow.
@@ -192,6 +195,7 @@ class MethodSpec:
     ignores: tuple[str, ...] = ()
     scores_text: bool = True
     spaces: tuple[SpaceName, ...] = ("tokens",)
+    decides_by_top: bool = False
     refuses: str = ""
     check: Callable[[Any, Any], None] | None = None
     resource: Callable[[Any, Any], Any] | None = None

@@ -20,6 +20,7 @@ from gac_core.chat.prompt import (
 from gac_core.chat.thoughts import PromptEnd, Thinking, switches, think_tags
 from gac_core.config import EnsembleConfig
 from gac_core.decoding.part import ANSWER, TEXT, Part
+from gac_core.decoding.proof import check_sampling, check_setup
 from gac_core.decoding.request import Method, Request
 from gac_core.decoding.run import Sink
 from gac_core.decoding.shared_state import SharedState
@@ -91,6 +92,7 @@ class Runtime:
         primary = self.members[config.primary]
         vocabularies = [member.tokenizer.vocabulary for member in self.members]
         space = _space(config, spec, vocabularies)
+        check_setup(config, spec, space, self.members)
         self.union = UnionVocabulary(
             vocabularies, config.primary, primary.scorer.device, by_bytes=space == "bytes"
         )
@@ -222,6 +224,7 @@ class Runtime:
         """As `request`, after each member's ids of a prompt."""
         if self._check is not None:
             self._check(self._config, sampling)
+        check_sampling(sampling, self.members)
         sampling = _fitted(sampling, self.members, prompts)
         return self._part(prompts, sampling, ANSWER if is_chat else TEXT)
 

@@ -200,3 +200,16 @@ def test_what_is_traced_costs_more_than_what_is_not() -> None:
         assert 0 < tracing.ratio(ensemble, turns=1) < math.inf
     for part in ("request", "step"):
         assert 0 < figures["not imported"][part] < figures["traced"][part], part
+
+
+@pytest.mark.slow
+def test_members_that_are_servers_are_measured() -> None:
+    from benchmarks import remote
+
+    answers = remote.of_answers(1500, turns=1)
+    assert [row["top_k"] for row in answers[:4]] == ["all", 1000, 100, 20]
+    assert answers[0]["kilobytes"] > answers[3]["kilobytes"] > 0
+    for here in (0, 1):
+        (row,) = remote.of_steps(1, (0,), {"every_step": {"space": "tokens"}}, here=here)
+        assert row["same_texts"]
+        assert (row["calls_per_step"], row["waits_per_step"]) == (3 - here, 1)

@@ -22,7 +22,6 @@ from gac_core import (
     register_method,
 )
 from gac_core.cli.app import main
-from gac_core.config import MemberConfig
 from gac_core.decoding.request import Decoder
 from gac_core.evaluation.reading import evaluate_texts
 from gac_core.evaluation.results import Result
@@ -30,6 +29,7 @@ from gac_core.evaluation.systems import EvalOptions
 from gac_core.evaluation.text_files import Text, read_texts
 from gac_core.evaluation.text_results import TextResult, best_reader, texts_as_json
 from gac_core.evaluation.texts import ALONE, Piece, bits, pieces_of, predict, window_for
+from gac_core.member_config import MemberConfig
 from gac_core.members.loading import Loaded
 from gac_core.registry import METHODS
 from gac_core.testing import make_ensemble

@@ -86,6 +86,46 @@ def test_ensembles_are_checked(values: dict[str, Any], complaint: str) -> None:
         EnsembleConfig.of(values)
 
 
+SERVER = {"model": "org/a", "url": "http://127.0.0.1:30000", "engine": "sglang"}
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"engine": None}, "url needs engine, what runs there: sglang, vllm or llamacpp"),
+        ({"engine": "tgi"}, "engine: .*'sglang', 'vllm' or 'llamacpp', got 'tgi'"),
+        ({"url": None}, "engine needs url, the address of a server"),
+        ({"url": None, "engine": None, "top_k_logprobs": 5}, "top_k_logprobs needs url"),
+        ({"url": None, "engine": None, "timeout": 5}, "timeout needs url"),
+        ({"url": None, "engine": None, "api_key_env": "KEY"}, "api_key_env needs url"),
+        ({"url": "localhost:30000"}, "url: .*match pattern '.https"),
+        ({"gguf_file": "a.gguf"}, "url and a GGUF file exclude each other; .* the tokenizer"),
+        ({"model": "models/a.gguf"}, "url and a GGUF file exclude each other"),
+        ({"device": "cuda"}, "device means nothing with url; set it where the server starts"),
+        ({"device_map": "auto"}, "device_map means nothing with url"),
+        ({"dtype": "bfloat16"}, "dtype means nothing with url"),
+        ({"quantization": {"quant_method": "x"}}, "quantization means nothing with url"),
+        ({"attention": "eager"}, "attention means nothing with url"),
+        ({"top_k_logprobs": 0}, "top_k_logprobs: got 0"),
+        ({"top_k_logprobs": "most"}, "top_k_logprobs: got 'most'"),
+        ({"timeout": 0}, "timeout: .*greater than 0"),
+    ],
+)
+def test_members_that_are_servers_are_checked(values: dict[str, Any], complaint: str) -> None:
+    given = {name: value for name, value in {**SERVER, **values}.items() if value is not None}
+    with pytest.raises(ConfigError, match=complaint):
+        EnsembleConfig.of({"members": [given]})
+
+
+def test_servers_in_yaml_there_and_back(tmp_path: Path) -> None:
+    server = MemberConfig.of({**SERVER, "top_k_logprobs": 50, "timeout": 10.0, "weight": 0.3})
+    config = EnsembleConfig(members=(server, MemberConfig(model="org/b")))
+    path = tmp_path / "ensemble.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert EnsembleConfig.from_yaml(path) == config
+    assert config.names == ("a", "b")
+
+
 def test_yaml_there_and_back(tmp_path: Path) -> None:
     config = EnsembleConfig(
         members=(MemberConfig(model="org/a", weight=0.7), MemberConfig(model="org/é", name="b")),

@@ -22,7 +22,7 @@ import transformers
 
 from gac_core import Ensemble, EnsembleConfig, LoadError, MemberConfig
 from gac_core.cli.app import app
-from gac_core.config import member_names
+from gac_core.member_config import member_names
 from gac_core.members import gguf as module
 from gac_core.members.gguf import cache_folder
 from gac_core.members.loading import load_members, load_tokenizers

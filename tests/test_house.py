@@ -17,7 +17,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("gac_core.tokens",),
     ("gac_core.grammar",),
     ("gac_core.method_specs", "gac_core.registry", "gac_core.flat_options"),
-    ("gac_core.sampling_params", "gac_core.config"),
+    ("gac_core.sampling_params", "gac_core.member_config", "gac_core.config"),
     ("gac_core.config_template",),
     ("gac_core.outputs",),
     ("gac_core.chat",),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gac_core import ConfigError, Ensemble, EnsembleConfig, LoadError, MemberConfig
-from gac_core.config import member_names
+from gac_core.member_config import member_names
 from gac_core.members.loading import load_members, pick_device
 from tests.fakes import model_of, pair
 

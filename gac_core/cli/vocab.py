@@ -12,8 +12,8 @@ from rich.text import Text
 from gac_core import pocket
 from gac_core.cli.options import read_text
 from gac_core.cli.terminal import err, out
-from gac_core.config import MemberConfig
 from gac_core.errors import VocabularyError
+from gac_core.member_config import MemberConfig
 
 if TYPE_CHECKING:
     from gac_core.tokens.tokenizer import ByteTokenizer

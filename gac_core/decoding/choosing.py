@@ -129,7 +129,10 @@ def _scored(request: Request, plan: Plan) -> Generator[Ask, Answers, torch.Tenso
     """
     members, readings = range(len(request.members)), plan.readings
     answers = yield Ask(
-        {m: [Query(r.prompts[m], branch=(n, 0)) for n, r in enumerate(readings)] for m in members}
+        {
+            m: [Query(r.prompts[m], branch=(n, 0), whole=True) for n, r in enumerate(readings)]
+            for m in members
+        }
     )
     firsts = {m: [scored.logits[-1:] for scored in answers[m]] for m in members}
     logs = torch.empty(len(readings), len(members), len(plan.labels), dtype=torch.float64)
@@ -172,7 +175,8 @@ def _queries(
         ids = reading.labels[member][label]
         if more := len(ids) - (not plan.has_end):
             prompt = reading.prompts[member]
-            queries[n, label] = Query([*prompt, *ids[:more]], more, branch=(n, label % _AT_ONCE))
+            branch = (n, label % _AT_ONCE)
+            queries[n, label] = Query([*prompt, *ids[:more]], more, branch=branch, whole=True)
     return queries
 
 

@@ -78,18 +78,18 @@ class LeadingSpace:
         return other
 
     @property
-    def _members_differ(self) -> bool:
+    def members_differ(self) -> bool:
         """Whether only some members' templates write the space, so that " x" and "x" are one."""
         return self._is_first_step and len({m.leading_space for m in self._members}) > 1
 
     def note(self, member: int, view: torch.Tensor) -> None:
         """Keep a member's distribution over the union, from which its spelling is read."""
-        if self._members_differ:
+        if self.members_differ:
             self._views[member] = view
 
     def merge(self, view: torch.Tensor) -> torch.Tensor:
         """A distribution over the union with the mass of " x" moved to "x", (size,)."""
-        if not self._members_differ:
+        if not self.members_differ:
             return view
         with_space, without = self._units.leading_space_pairs
         return view.index_add(0, without, view[with_space]).index_fill(0, with_space, 0.0)
@@ -100,7 +100,7 @@ class LeadingSpace:
             return False
         if isinstance(space, PrimaryRows):
             return self._members[self._primary].leading_space
-        return self._members[0].leading_space or self._members_differ
+        return self._members[0].leading_space or self.members_differ
 
     def allow(self, allowed: torch.Tensor, space: Space) -> torch.Tensor:
         """The units a grammar allows, where " x" is a spelling of "x". (union.size,) of bool"""
@@ -132,7 +132,7 @@ class LeadingSpace:
         has_space = self._members[primary].leading_space and unit.startswith(b" ")
         text = unit.removeprefix(b" ") if has_space else unit
         leading_spaces = [b" " if has_space else b""] * len(self._members)
-        if self._members_differ:
+        if self.members_differ:
             for m, member in enumerate(self._members):
                 if m != primary:
                     is_spelt = not self._by_bytes and text.startswith(b" ")
@@ -143,7 +143,7 @@ class LeadingSpace:
     def _of_all(self, unit: bytes) -> list[bytes]:
         """The space that each member writes before the first unit, which all chose."""
         count = len(self._members)
-        if not self._members_differ:
+        if not self.members_differ:
             same = self._members[0].leading_space and unit.startswith(b" ")
             return [b" " if same else b""] * count
         text = unit.removeprefix(b" ")

@@ -1,7 +1,7 @@
 """From the members' logits to one distribution: reading, projecting, weighting and fusing."""
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Final, Self
@@ -9,6 +9,7 @@ from typing import Final, Self
 import torch
 
 from gac_core.decoding.answer import Answer
+from gac_core.decoding.proof import Bounds, unknown
 from gac_core.decoding.shared_state import SharedState
 from gac_core.errors import MethodError, NonFiniteLogitsError
 from gac_core.fusion.rules import Rule, Views
@@ -57,6 +58,8 @@ class Mixer:
         weighting = shared.weighting if len(shared.members) > 1 else Fixed
         self.weighting: Weighting = weighting(shared.weights.clone(), shared.config.temper)
         self.hidden: torch.Tensor | None = None
+        # Of members that gave their likeliest tokens: their logprobs, and which are known.
+        self._partial: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def fork(self, answer: Answer) -> Self:
         """A mixer for a fork of the request, whose weights go their own way.
@@ -67,6 +70,7 @@ class Mixer:
         """
         other = copy(self)
         other.answer, other.weighting = answer, self.weighting.copy()
+        other._partial = dict(self._partial)
         return other
 
     # ------------------------------------------------ asking and reading
@@ -118,6 +122,9 @@ class Mixer:
         for m in sorted(answers):
             (scored,) = answers[m]
             own[m] = self.to_probs(m, scored.logits[-1])
+            self._partial.pop(m, None)
+            if scored.known is not None:
+                self._partial[m] = (scored.logits[-1], scored.known[-1])
             self.see(m, Query(self.answer.histories[m].ids), scored.logits)
         return own
 
@@ -145,6 +152,33 @@ class Mixer:
                 f"masked at step {self.answer.position}; try dtype float32 or bfloat16 for it"
             )
         return probs
+
+    def bounds(self, looks: Iterable[int]) -> dict[int, Bounds]:
+        """What is known of those distributions of which only the likeliest tokens are.
+
+        Args:
+            looks: indices of members that were just read.
+
+        Returns:
+            By member index, over the member's own rows.
+
+        """
+        found = {}
+        for m in self._partial.keys() & set(looks):
+            logprobs, known = self._partial[m]
+            most, rest = unknown(logprobs, known)
+            low = self._masked_probs(m, most.masked_fill(~known, -torch.inf))
+            found[m] = Bounds.of(low, self._masked_probs(m, most), rest)
+        return found
+
+    def _masked_probs(self, member: int, logprobs: torch.Tensor) -> torch.Tensor:
+        logprobs = self.answer.part.ending(member, self.shared.members[member], logprobs)
+        return self.shared.union.mask(member, logprobs).exp()
+
+    def bounds_over_union(self, member: int, bounds: Bounds) -> Bounds:
+        """A member's bounds over its own rows as those over the union, (size,) each."""
+        project = self.shared.union.project
+        return Bounds(project(member, bounds.low), project(member, bounds.high))
 
     def to_union(self, member: int, probs: torch.Tensor) -> torch.Tensor:
         """A member's probabilities over its own rows as its view over the union, (size,).

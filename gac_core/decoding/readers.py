@@ -14,6 +14,8 @@ import torch
 
 from gac_core.decoding.mixing import Fused, Mixer
 from gac_core.decoding.paths import Paths
+from gac_core.decoding.proof import Bounds
+from gac_core.decoding.sampling import top_row
 from gac_core.decoding.scoring import Candidates, agreed, leaf_to_grow, score
 from gac_core.fusion.rules import Rule
 from gac_core.members.base import Answers, Ask, Query
@@ -51,11 +53,51 @@ class TokenReader:
         return other
 
     def look(
-        self, members: tuple[int, ...], *, hidden: bool = False
+        self, members: tuple[int, ...], *, hidden: bool = False, threshold: float | None = None
     ) -> Generator[Ask, Answers, Looks]:
         """See `Request.look`."""
         answers = yield self._mixer.ask(members, hidden=hidden)
-        return self._mixer.read(answers)
+        looks = self._mixer.read(answers)
+        if threshold is None:
+            return looks
+        bounds = self._mixer.bounds(looks)
+        doubtful = [m for m in bounds if not bounds[m].tells(threshold)]
+        return (yield from self._look_again(looks, doubtful))
+
+    def _look_again(
+        self, looks: Mapping[int, torch.Tensor], members: Sequence[int]
+    ) -> Generator[Ask, Answers, Looks]:
+        """The looks, with all tokens of some members."""
+        if not members:
+            return dict(looks)
+        queries = self._mixer.ask(members).queries
+        whole = {m: tuple(replace(q, whole=True) for q in asked) for m, asked in queries.items()}
+        return {**looks, **self._mixer.read((yield Ask(whole)))}
+
+    def _is_proven(self, looks: Mapping[int, torch.Tensor]) -> bool:
+        """Whether what is not known of some looks can not change what is written."""
+        mixer, primary = self._mixer, self._mixer.shared.config.primary
+        bounds = mixer.bounds(looks)
+        if not bounds:
+            return True
+        if mixer.answer.forced is not None:  # whose probabilities are what is wanted
+            return False
+        if looks.keys() == {primary} and len(mixer.shared.members) > 1:
+            return bounds[primary].proves(top_row(bounds[primary].low))
+        if mixer.answer.leading_space.members_differ:  # a choice between two spellings, too
+            return False
+        views = [
+            mixer.bounds_over_union(m, bounds.get(m) or Bounds.known(looks[m]))
+            for m in sorted(looks)
+        ]
+        weights = mixer.weights_of(sorted(looks), views[0].low)
+        fused = Bounds(
+            weights @ torch.stack([view.low for view in views]),
+            weights @ torch.stack([view.high for view in views]),
+        )
+        row = top_row(fused.low)
+        # Whether a member would have chosen the same decides how its history goes on.
+        return fused.proves(row) and all(v.proves(row) or v.refutes(row) for v in views)
 
     def fuse(self, looks: Mapping[int, torch.Tensor], rule: Rule | None = None) -> Fused:
         """See `Request.fuse`."""
@@ -68,6 +110,8 @@ class TokenReader:
         """See `Request.write`."""
         shared = self._mixer.shared
         primary = shared.config.primary
+        if not self._is_proven(looks):
+            looks = yield from self._look_again(looks, sorted(self._mixer.bounds(looks)))
         if looks.keys() == {primary} and len(shared.members) > 1:
             yield self.emit(looks[primary], shared.primary_rows, looks)
         else:
@@ -170,7 +214,11 @@ class ScoringReader(PathReader):
         self._is_first_step = mixer.answer.part.begins_turn
 
     def look(
-        self, members: tuple[int, ...], *, hidden: bool = False
+        self,
+        members: tuple[int, ...],
+        *,
+        hidden: bool = False,
+        threshold: float | None = None,  # noqa: ARG002  (all is known)
     ) -> Generator[Ask, Answers, Looks]:
         """See `Request.look`; over the primary's rows, (size,) each."""
         mixer, primary = self._mixer, self._mixer.shared.config.primary
@@ -262,7 +310,11 @@ class ByteReader(PathReader):
         self._paths = {m: self._paths_of(m, most, 0.0) for m in range(len(mixer.shared.members))}
 
     def look(
-        self, members: tuple[int, ...], *, hidden: bool = False
+        self,
+        members: tuple[int, ...],
+        *,
+        hidden: bool = False,
+        threshold: float | None = None,  # noqa: ARG002  (all is known)
     ) -> Generator[Ask, Answers, Looks]:
         """See `Request.look`; of the primary over its own rows, of others over `BYTES`."""
         primary = self._mixer.shared.config.primary

@@ -122,13 +122,14 @@ class Request:
         yield from self.mixer.start()
 
     def look(
-        self, *members: int, hidden: bool = False
+        self, *members: int, hidden: bool = False, threshold: float | None = None
     ) -> Generator[Ask, Answers, dict[int, torch.Tensor]]:
         """Ask what members hold likely to come next; in any space.
 
         Args:
             members: their indices; all without any.
             hidden: whether the primary's last hidden state is wanted, too; see `hidden`.
+            threshold: whether the largest probability exceeds it will be asked.
 
         Returns:
             By member index, of mass 1: the primary over its own rows, (vocab_size,); others over
@@ -138,7 +139,7 @@ class Request:
             NonFiniteLogitsError: some logits are NaN, infinite or all masked.
 
         """
-        return (yield from self._reader.look(members, hidden=hidden))
+        return (yield from self._reader.look(members, hidden=hidden, threshold=threshold))
 
     @property
     def hidden(self) -> torch.Tensor | None:

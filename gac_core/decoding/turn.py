@@ -202,7 +202,7 @@ class Turn:
 
     def _query(self, member: int) -> Query:
         tag = self._tags[member].tag
-        return Query([*self._prompts[member], *tag], len(tag) + 1)
+        return Query([*self._prompts[member], *tag], len(tag) + 1, whole=True)
 
     def _prob_of_tag(self, member: int, logits: torch.Tensor) -> float:
         """The probability of the least sure id of an open tag, by the logits before each.

@@ -10,7 +10,13 @@ import torch
 
 from gac_core.engine.job import Job
 from gac_core.engine.stopwatch import Stopwatch
-from gac_core.errors import GacError, MemberError, one_line
+from gac_core.errors import (
+    GacError,
+    MemberError,
+    ModelChangedError,
+    UnreachableError,
+    one_line,
+)
 from gac_core.members.base import Member, Query, Scored, Scorer
 
 _log = logging.getLogger(__name__)
@@ -111,8 +117,10 @@ def _compute(batch: Batch, scorer: Scorer) -> None:
     try:
         _score(batch, batch.jobs, scorer)
     except BaseException as error:  # callers must not wait for ever, whatever it is
-        if len(batch.jobs) == 1:
-            batch.failures[batch.jobs[0].serial] = _typed(error, scorer)
+        # A server that is away or another one fails all alike, and each try may take a minute.
+        if len(batch.jobs) == 1 or isinstance(error, (UnreachableError, ModelChangedError)):
+            failure = _typed(error, scorer)
+            batch.failures.update((job.serial, failure) for job in batch.jobs)
             return
         for job in batch.jobs:
             try:

@@ -27,6 +27,7 @@ class Query:
         hidden: whether the last hidden state is wanted, too.
         branch: distinguishes several queries of one request to one member; queries of the same
             branch are answered from the same cached sequence.
+        whole: whether all ids must be known, of a scorer that gives only the likeliest otherwise.
 
     Raises:
         ValueError: `last` is out of range.
@@ -34,7 +35,7 @@ class Query:
     Example:
         >>> from gac_core import Query
         >>> Query([5, 6, 7], last=2)  # the logits after [5, 6] and after [5, 6, 7]
-        Query(ids=[5, 6, 7], last=2, hidden=False, branch=0)
+        Query(ids=[5, 6, 7], last=2, hidden=False, branch=0, whole=False)
 
     """
 
@@ -42,6 +43,7 @@ class Query:
     last: int = 1
     hidden: bool = False
     branch: Hashable = 0
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.last <= len(self.ids):
@@ -57,11 +59,15 @@ class Scored:
             the model's float64.
         hidden: the last hidden state at these positions, (query.last, hidden_size); None if the
             query does not want it.
+        known: which logits are known, (query.last, vocab_size) of bool; None if all are. Then the
+            logits are logprobs, none that is not known is larger than the least one that is, and
+            what is left of the mass is spread over them.
 
     """
 
     logits: torch.Tensor
     hidden: torch.Tensor | None = None
+    known: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,14 @@ class ScorerStats:
         forwards: number of forward passes.
         queries: number of queries answered; several may share a forward pass.
         positions: number of positions computed, padding left out.
+        second_asks: number of queries for what a first answer did not tell; see `Query.whole`.
 
     """
 
     forwards: int = 0
     queries: int = 0
     positions: int = 0
+    second_asks: int = 0
 
 
 @runtime_checkable

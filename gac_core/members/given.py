@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gac_core.config import EnsembleConfig, MemberConfig
+from gac_core.config import EnsembleConfig
 from gac_core.errors import ConfigError
+from gac_core.member_config import MemberConfig
 from gac_core.members.base import Scorer
 from gac_core.members.loading import Loaded
 

@@ -7,6 +7,7 @@ reads the tensors of one model in parallel by itself).
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,19 +20,22 @@ from tqdm.auto import tqdm
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
-from gac_core.config import MemberConfig, member_names
 from gac_core.errors import ConfigError, GacError, LoadError, one_line
+from gac_core.member_config import MemberConfig, member_names
 from gac_core.members.base import Scorer
 from gac_core.members.gguf import GgufFile, is_gguf
 from gac_core.sampling_params import sampling_defaults
 
 # What is downloaded of a repository: weights, configuration, chat template, tokenizer. No pickle.
-_FILES: Final = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+_WEIGHTS: Final = ["*.safetensors"]
+_BESIDE: Final = ["*.json", "*.jinja", "*.model", "*.txt"]
+_PROBE: Final = "The quick brown fox jumps over the lazy dog"  # tells a server's model from others
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,10 @@ def load_members(configs: Sequence[MemberConfig], *, progress: bool = True) -> l
                 bar.set_postfix_str(names[index])
                 source, tokenizer = pending[index].result()
                 bar.update()
-                if isinstance(source, GgufFile):
+                model: PreTrainedModel | Scorer
+                if config.url is not None:
+                    model = _server(config, str(source), tokenizer, names[index])
+                elif isinstance(source, GgufFile):
                     model = _gguf_model(config, source, index, progress=progress)
                 else:
                     model = _load_model(config, source, index)
@@ -147,9 +154,9 @@ def _fetch(config: MemberConfig, progress: bool) -> tuple[str | GgufFile, PreTra
     if file := _gguf(config):
         return file, _gguf_tokenizer(config, file, progress=progress)
     path = _local(config)
-    if path is not None:
+    if path is not None and config.url is None:
         _check_folder(path, config.model)
-    folder = str(path) if path is not None else _download(config, _FILES)
+    folder = str(path) if path is not None else _download(config, _files_of(config))
     return folder, _tokenizer(config, folder)
 
 
@@ -157,13 +164,58 @@ def _fetch_tokenizer(config: MemberConfig) -> PreTrainedTokenizerBase:
     if file := _gguf(config):
         return _gguf_tokenizer(config, file, progress=False)
     path = _local(config)
-    files = [name for name in _FILES if name != "*.safetensors"]
-    return _tokenizer(config, str(path) if path is not None else _download(config, files))
+    return _tokenizer(config, str(path) if path is not None else _download(config, _BESIDE))
+
+
+def _files_of(config: MemberConfig) -> list[str]:
+    """What is needed of a repository: no weights where a server has them."""
+    return [*_WEIGHTS, *_BESIDE] if config.url is None else _BESIDE
+
+
+def _server(
+    config: MemberConfig, folder: str, tokenizer: PreTrainedTokenizerBase, name: str
+) -> Scorer:
+    """The server that a configuration names, with what the model's own folder says of it."""
+    from gac_core.members.remote import RemoteScorer
+
+    assert config.engine is not None, "the configuration was checked"
+    own: dict[str, Any] = {}
+    for file in ("config.json", "generation_config.json"):
+        path = Path(folder, file)
+        try:
+            own[file] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except (OSError, ValueError) as error:
+            raise _load_error(config.model, error, f"its {file} is corrupt") from error
+    of_text = own["config.json"].get("text_config", own["config.json"])
+    generation = GenerationConfig.from_dict(own["generation_config.json"])
+    ends: set[int] = set()
+    for value in (generation.eos_token_id, of_text.get("eos_token_id")):
+        if value is not None:
+            ends.update(value if isinstance(value, list) else [value])
+    if config.api_key_env is not None and config.api_key_env not in os.environ:
+        raise LoadError(
+            f"the environment variable {config.api_key_env}, which api_key_env of {name} names, is "
+            "not set; set it to the server's API key"
+        )
+    return RemoteScorer(
+        config.url or "",
+        config.engine,
+        name,
+        probe=tokenizer(_PROBE, add_special_tokens=False).input_ids,
+        vocab_size=of_text.get("vocab_size", len(tokenizer)),
+        top_k=config.top_k_logprobs,
+        timeout=config.timeout,
+        api_key=None if config.api_key_env is None else os.environ[config.api_key_env],
+        end_ids=ends,
+        generation_config=generation,
+    )
 
 
 def _gguf(config: MemberConfig) -> GgufFile | None:
     """The GGUF file that the configuration names, if it does, downloaded if it is not local."""
     path = Path(config.model).expanduser()
+    if config.url is not None:
+        return None
     if config.gguf_file is None:
         return GgufFile(path) if is_gguf(path) else None
     folder = _local(config) or Path(_download(config, [config.gguf_file]))

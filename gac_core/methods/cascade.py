@@ -40,7 +40,8 @@ def cascade(request: "Request") -> "Decoder":
     primary, helpers = request.primary, request.others
     options: CascadeOptions = request.options
     while not request.finished:
-        looks = yield from request.look(primary)
+        threshold = options.threshold if helpers else None
+        looks = yield from request.look(primary, threshold=threshold)
         if helpers and not is_sure(request.legal(looks[primary]), options.threshold):
             looks |= yield from request.look(*helpers)
         yield from request.write(looks)
@@ -54,6 +55,7 @@ SPEC: Final = MethodSpec(
     paper="https://arxiv.org/abs/2406.12585",
     options=CascadeOptions,
     spaces=("tokens", "scored", "bytes"),
+    decides_by_top=True,
     examples=(
         {"threshold": 0.4, "space": "tokens", "history": "append"},
         {"threshold": 0.4, "space": "tokens", "history": "reencode"},

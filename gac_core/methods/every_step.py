@@ -20,6 +20,7 @@ SPEC: Final = MethodSpec(
     summary="all members decide every unit",
     paper="https://arxiv.org/abs/2406.12585",
     spaces=("tokens", "scored", "bytes"),
+    decides_by_top=True,
     examples=(
         {"space": "tokens", "history": "append"},
         {"space": "tokens", "history": "reencode"},

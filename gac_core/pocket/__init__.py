@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from gac_core.config import MemberConfig
+from gac_core.member_config import MemberConfig
 
 NAMES: Final = ("ada", "bo", "cy")
 

@@ -8,7 +8,8 @@ A method, rule or weighting of your own is held to the laws in three lines::
 
 and so is a scorer, with `check_scorer`. `make_ensemble` builds ensembles of tiny random models,
 `scripted` a member with given probabilities, `Speaker` one that says a given text, with thoughts
-if its tokenizer is a `thinking_tokenizer`; `naively` answers without cache and batch.
+if its tokenizer is a `thinking_tokenizer`; `naively` answers without cache and batch. `FakeSGLang`,
+`FakeVLLM` and `FakeLlamaCpp` are servers on loopback, for members that are servers.
 """
 
 from gac_core.engine.naive import run_naively
@@ -24,11 +25,16 @@ from gac_core.testing.models import (
     tiny_model,
     tokenizer_of,
 )
+from gac_core.testing.servers import FakeLlamaCpp, FakeServer, FakeSGLang, FakeVLLM
 from gac_core.testing.thinkers import THINKERS, Speaker, thinking_tokenizer
 
 __all__ = [
     "FAMILIES",
     "THINKERS",
+    "FakeLlamaCpp",
+    "FakeSGLang",
+    "FakeServer",
+    "FakeVLLM",
     "ScriptedModel",
     "Speaker",
     "assert_nothing_held",
