@@ -14,7 +14,9 @@ from gac_core import (
     ContextOverflowError,
     EngineClosedError,
     GacError,
+    ModelChangedError,
     PromptError,
+    UnreachableError,
 )
 
 _log = logging.getLogger("gac.server")
@@ -105,6 +107,12 @@ def api_error(error: Exception, prompt_field: str = "messages") -> ApiError:
             return ApiError(400, message)
         case EngineClosedError():
             return unavailable("the server is stopping", "stopping")
+        case UnreachableError() | ModelChangedError():
+            _log.error("answer failed", exc_info=error)
+            return unavailable(  # where it is, is not for clients to know
+                "a server on which a member runs can not be used; this server's log has more",
+                "member_unreachable",
+            )
         case GacError():
             _log.error("answer failed", exc_info=error)
             return ApiError(500, message, kind=_INTERNAL)

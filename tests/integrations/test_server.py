@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from gac_core import Ensemble, EnsembleConfig, MemberError
+from gac_core import Ensemble, EnsembleConfig, MemberError, UnreachableError
 from gac_core.testing import Speaker, thinking_tokenizer
 from gac_integrations.server import ServerOptions, create_app
 from gac_integrations.server.errors import ApiError
@@ -46,6 +46,7 @@ TOOL = {
     },
 }
 FREE = {"temperature": 6.0, "max_tokens": 12}
+LONG = {"messages": SUM, "max_tokens": 450, "temperature": 9.0, "seed": 7}  # as long as it may be
 
 
 @pytest.fixture(scope="module")
@@ -653,7 +654,7 @@ async def test_keys(ensemble: Ensemble) -> None:
 
 async def test_a_full_queue_refuses(ensemble: Ensemble) -> None:
     async with client_of(ensemble, max_running=1, max_waiting=1) as client:
-        asked = {"messages": SUM, "max_tokens": 200, "temperature": 2.0}
+        asked = {**LONG, "max_tokens": 50}
         responses = await asyncio.gather(*(client.post(CHAT, json=asked) for _ in range(5)))
         statuses = sorted(response.status_code for response in responses)
         assert statuses == [200, 200, 429, 429, 429]
@@ -714,14 +715,13 @@ async def test_a_turn_that_comes_as_its_client_leaves_is_given_back() -> None:
 
 
 async def test_a_request_that_takes_too_long(ensemble: Ensemble) -> None:
-    asked = {"messages": SUM, "max_tokens": 450, "temperature": 9.0}
     async with client_of(ensemble, timeout=0.05) as client:
-        response = await client.post(CHAT, json=asked)
+        response = await client.post(CHAT, json=LONG)
         assert response.status_code == 504
         assert response.json()["error"]["code"] == "timeout"
         assert response.headers["x-should-retry"] == "false"
-    async with client_of(ensemble, timeout=0.7) as client:  # after the first step
-        *_, last = await chunks_of(client, **asked)
+    async with client_of(ensemble, timeout=1.5) as client:  # after the first step
+        *_, last = await chunks_of(client, **LONG)
         assert last["error"]["code"] == "timeout"
     assert_rests(ensemble)
 
@@ -793,6 +793,21 @@ async def test_a_member_that_fails(
             assert (error["type"], error["message"]) == ("server_error", "the device is on fire")
         await ask(client, messages=SUM)
     assert "answer failed" in caplog.text
+
+
+async def test_a_member_that_can_not_be_reached(
+    ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise UnreachableError("http://inside:1 did not answer")
+
+    async with client_of(ensemble) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(ensemble.members[1].scorer, "score", fail)
+            error = await refused(client, 503, messages=SUM)
+        assert error["code"] == "member_unreachable"
+        assert "inside" not in error["message"]
+        assert "http://inside:1 did not answer" in caplog.text
 
 
 async def test_what_nobody_foresaw_is_not_shown(
@@ -899,9 +914,6 @@ class ByHand:
     async def _send(self, message: Any) -> None:
         await self.reads.wait()
         self.sent.append(message)
-
-
-LONG = {"messages": SUM, "max_tokens": 400, "temperature": 5.0}
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

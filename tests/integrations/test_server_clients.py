@@ -22,12 +22,20 @@ from gac_core import ConfigError, Ensemble
 from gac_integrations.server import ServerOptions, create_app
 from gac_integrations.server.run import DrainingServer, listen
 from tests.fakes import assert_rests, forwards_of
-from tests.integrations.test_server import ANSWER, CHAT, FACTS, FREE, SUM, TOOL, WEATHER
+from tests.integrations.test_server import (
+    ANSWER,
+    CHAT,
+    FACTS,
+    FREE,
+    LONG,
+    SUM,
+    TOOL,
+    WEATHER,
+)
 
 pytestmark = pytest.mark.slow
 
 KEY = "secret"
-LONG = {"messages": SUM, "max_tokens": 450, "temperature": 9.0}
 
 
 class Person(BaseModel):

@@ -163,6 +163,9 @@ def test_an_answer_that_is_stopped_and_one_that_fails(page: Page) -> None:
     page.send("Page.reload")
     page.wait("document.getElementById('name')?.textContent === 'pocket: ada + bo + cy'")
     page.run("document.getElementById('temperature').value = 9")
+    page.run(  # which makes it long
+        "plain = body; body = () => JSON.stringify({...JSON.parse(plain()), seed: 7}); 1"
+    )
     page.run("document.getElementById('most').value = 400")
     page.run("ask('What is 77 - 49?'); 1")
     page.wait("document.querySelectorAll('.words span').length > 3")
