@@ -32,7 +32,7 @@ RESAMPLES = 2_000
 WAYS: dict[str, dict[str, Any]] = {
     "choose": {},
     "choose, per byte": {"length": "bytes"},
-    "choose, whatever follows": {"end": False},
+    "choose, with the end": {"end": True},
     "choose, less what is liked unasked": {"prior": True},
 }
 WRITTEN = "written under Grammar.choice"

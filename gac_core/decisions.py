@@ -82,9 +82,9 @@ class Deciding:
             length: "sum" takes a label's log-probability as it is, so that longer labels are
                 mostly less probable; "bytes" takes it per byte of the label, times the mean length
                 of all labels.
-            end: whether a label counts only if the answer ends after it. By default it does in a
-                chat, and where one label begins another one ("yes", "yes, but"), which is exact;
-                a raw text hardly ever ends there.
+            end: whether a label counts only if the answer ends after it. By default it does where
+                one label begins another one ("yes", "yes, but"); elsewhere many models would end
+                a bare label with a full stop, and be taken for unsure of it.
             temperature: by which each member's log-probabilities are divided, above 0; or for some
                 members, by their names.
 
@@ -176,8 +176,7 @@ def _plan(
 ) -> Plan:
     has_end = params.end
     if has_end is None:
-        begins_another = any(a != b and a.startswith(b) for a in labels for b in labels)
-        has_end = not isinstance(prompt, str) or begins_another
+        has_end = any(a != b and a.startswith(b) for a in labels for b in labels)
     neutral = [] if prior is False else _neutral_prompts(prompt, prior)
     return Plan(
         labels,

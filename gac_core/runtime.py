@@ -141,15 +141,16 @@ class Runtime:
                 raise PromptError("members think in chats only; give messages, or thinking='auto'")
             return self.request(prompt, sampling)
         rendered = self._read(prompt, sampling.thinking)
-        request = self.request_after([chat.ids for chat in rendered], sampling, is_chat=True)
+        if sampling.thinking == "on" and not self.can_think:
+            raise ConfigError(
+                "no member of this ensemble has think tags; set think_tags of one, or leave "
+                "thinking='auto'"
+            )
+        answer = self.request_after(self._before_answer(rendered), sampling, is_chat=True)
         if not self.can_think:
-            if sampling.thinking == "on":
-                raise ConfigError(
-                    "no member of this ensemble has think tags; set think_tags of one, or leave "
-                    "thinking='auto'"
-                )
-            return request
-        return Turn(self._tag_ids, request, self._prompt_ends(rendered), self._part)
+            return answer
+        prompts = [chat.ids for chat in rendered]
+        return Turn(self._tag_ids, prompts, self._prompt_ends(rendered), answer, self._part)
 
     def answer_prompts(self, prompt: Prompt) -> list[list[int]]:
         """The ids after which each member answers, and thinks no more.
@@ -159,13 +160,18 @@ class Runtime:
 
         """
         rendered = self._read(prompt, "off")
-        if isinstance(prompt, str) or all(tags is None for tags in self._tags):
+        if isinstance(prompt, str):
             return [read.ids for read in rendered]
+        return self._before_answer(rendered)
+
+    def _before_answer(self, rendered: Sequence[Rendered]) -> list[list[int]]:
+        """The ids of a chat and, where members may think, of what stands instead of a thought."""
+        if not self.can_think:
+            return [chat.ids for chat in rendered]
+        ends = self._prompt_ends(rendered)
         return [
-            [*read.ids, *(() if end == "closed" else tags.skips)]
-            for read, end, tags in zip(
-                rendered, self._prompt_ends(rendered), self._tag_ids, strict=True
-            )
+            [*chat.ids, *tags.before_answer(end)]
+            for chat, end, tags in zip(rendered, ends, self._tag_ids, strict=True)
         ]
 
     def _prompt_ends(self, rendered: Sequence[Rendered]) -> list[PromptEnd]:

@@ -118,7 +118,7 @@ def test_choose_is_its_twin(
 ) -> None:
     weights = [w / sum(WEIGHTS[: len(families)]) for w in WEIGHTS[: len(families)]]
     with make(families, weights=weights, fusion=fusion) as ensemble:
-        has_end = prompt is CHAT or labels == "prefixes"
+        has_end = labels == "prefixes"
         assert_as_twin(ensemble, prompt, LABELS[labels], has_end=has_end, fusion=fusion)
 
 

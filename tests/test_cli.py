@@ -17,11 +17,13 @@ import yaml
 from gac_core import Ensemble, EnsembleConfig, MemberError
 from gac_core.cli.app import main
 from gac_core.cli.option_groups import Without, flatten_groups
+from gac_core.cli.options import EnsembleOptions
 from gac_core.cli.terminal import printable, replace_what_can_not_be_shown
 from gac_core.config_template import commented_yaml
 from gac_core.evaluation.results import Result
 from gac_core.evaluation.systems import EvalOptions, OnSkip
 from gac_core.registry import METHODS
+from gac_core.testing import Speaker, thinking_tokenizer
 from tests.fakes import tokenizer_of
 
 
@@ -49,6 +51,31 @@ def test_run_in_a_pipe_is_plain_text(
     assert gac("run", *models(folders), "--raw", "Hello", "--max-new-tokens", "7", "-q") == 0
     again, err = capsys.readouterr()
     assert (again, err) == (out, "")
+
+
+@pytest.mark.parametrize("thought", ["I add.\nYes.", ""])
+def test_thoughts_are_dim_on_a_terminal_and_left_out_in_a_pipe(
+    thought: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = thinking_tokenizer("hybrid")
+    before = f"<think>\n{thought}"
+
+    def load(_options: EnsembleOptions) -> Ensemble:
+        speaker = Speaker(
+            tokenizer, f"{before}\n</think>\n\nIt is 5.", f"{before}</think>\n\nIt is 5."
+        )
+        return Ensemble.from_models([(speaker, tokenizer)])
+
+    monkeypatch.setattr(EnsembleOptions, "load", load)
+    arguments = ("run", "2 + 3?", "-q", "--thinking", "on")
+    assert gac(*arguments) == 0
+    assert capsys.readouterr().out == "It is 5.\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    assert gac(*arguments) == 0
+    shown = capsys.readouterr().out
+    assert re.sub(r"\x1b\[\d*m", "", shown) == f"{thought}\n\nIt is 5.\n".lstrip()
+    assert ("\x1b[2m" in shown) == bool(thought)
 
 
 def test_run_reads_standard_input(

@@ -49,7 +49,7 @@ def test_first_calls_have_examples() -> None:
     shown = {test.name for found in EXAMPLES.values() for test in found}
     assert shown >= {
         "gac_core.config.EnsembleConfig",
-        "gac_core.config.MemberConfig",
+        "gac_core.member_config.MemberConfig",
         "gac_core.sampling_params.SamplingParams",
         "gac_core.decisions.Deciding.choose",
         "gac_core.ensemble.Ensemble",

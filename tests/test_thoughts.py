@@ -2,18 +2,28 @@
 
 import math
 import re
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pytest
 
-from gac_core import ConfigError, Ensemble, Grammar, Output, PromptError, Usage
+from gac_core import (
+    ConfigError,
+    ContextOverflowError,
+    Ensemble,
+    Grammar,
+    Output,
+    PromptError,
+    Usage,
+)
 from gac_core.chat.prompt import render
 from gac_core.chat.thoughts import switches, think_tags
 from gac_core.decoding.run import Run
 from gac_core.engine.naive import run_naively
+from gac_core.members.base import Query, Scored
 from gac_core.runtime import sampling_of
 from gac_core.testing.models import tokenizer_of
-from gac_core.testing.thinkers import Speaker, thinking_tokenizer
+from gac_core.testing.thinkers import THINKERS, Speaker, thinking_tokenizer
 
 CHAT = [{"role": "user", "content": "What is 2 + 3?"}]
 THOUGHT = "I add: 2 + 3.\nIt is 5."
@@ -76,7 +86,7 @@ def members_of(name: str) -> list[Pair]:
     ("kind", "opens", "closes", "skips"),
     [
         ("hybrid", "<think>\n", "\n</think>\n\n", "<think>\n\n</think>\n\n"),
-        ("always", "", "\n</think>\n\n", "\n</think>\n\n"),
+        ("always", "<think>\n", "\n</think>\n\n", ""),
         (
             "channels",
             "<|channel|>analysis<|message|>",
@@ -105,7 +115,7 @@ def test_a_prompt_without_line_breaks_shows_how_tags_are_written() -> None:
     finally:
         tokenizer.chat_template = own
     assert tags is not None
-    assert (tags.opens, tags.closes, tags.skips) == ("", "</think>", "</think>")
+    assert (tags.opens, tags.closes, tags.skips) == ("<think>", "</think>", "")
 
 
 def test_the_end_of_any_prompt_shows_whether_it_opens_a_thought() -> None:
@@ -143,6 +153,61 @@ def test_a_template_that_thinks_only_when_told_to() -> None:
         tokenizer.chat_template = own
     assert (silent.thought, silent.text) == (None, ANSWER)
     assert (output.thought, output.text) == (THOUGHT, ANSWER)
+
+
+@pytest.mark.parametrize(
+    ("thinking", "others", "thought", "before"),
+    [
+        ("auto", [], None, ""),
+        ("off", [], None, ""),
+        ("on", [], THOUGHT, "<think>\n"),
+        ("auto", ["always"], THOUGHT, "<think>\n"),
+    ],
+)
+def test_a_template_that_opens_a_thought_only_when_told_to(
+    thinking: str, others: list[str], thought: str | None, before: str
+) -> None:
+    """Without one it writes nothing; where another member thinks, it reads an open tag."""
+    tokenizer = thinking_tokenizer("hybrid")
+    own = str(tokenizer.chat_template)
+    last = own.rindex("{% if enable_thinking")
+    shown = own[:last] + "{% if enable_thinking %}<think>\n{% endif %}{% endif %}"
+    speaker = Speaker(tokenizer, ANSWER, SPELLED, begins=BEGINS)
+    try:
+        tokenizer.chat_template = shown
+        with make((speaker, tokenizer), *map(thinker, others)) as ensemble:
+            output = ensemble.generate(CHAT, max_new_tokens=120, thinking=thinking)
+    finally:
+        tokenizer.chat_template = own
+    assert (output.thought, output.text) == (thought, ANSWER)
+    written = speaker.read[-1].rpartition("assistant\n")[2]
+    assert written == (f"{before}{THOUGHT}\n</think>\n\n{ANSWER}" if thought else ANSWER)
+
+
+# Refuses fields that it does not know, and names its tags nowhere but in a comment.
+STRICT = (
+    "{# <think> </think> #}{% for m in messages %}{% for name in m %}"
+    "{% if name not in ('role', 'content') %}{{ raise_exception('unknown field') }}{% endif %}"
+    "{% endfor %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_template_that_refuses_thoughts() -> None:
+    """Its tags are looked for, and thoughts of a history are left out."""
+    tokenizer = thinking_tokenizer("hybrid")
+    own = tokenizer.chat_template
+    chat = [*CHAT, {"role": "assistant", "content": "5", "reasoning_content": "I add."}, *CHAT]
+    try:
+        tokenizer.chat_template = STRICT
+        with make(thinker("hybrid"), plain()) as ensemble:
+            outputs = ensemble.batch([CHAT, chat], max_new_tokens=120)
+        shown = render(tokenizer, chat).text
+    finally:
+        tokenizer.chat_template = own
+    assert [(out.thought, out.text) for out in outputs] == [(THOUGHT, ANSWER)] * 2
+    assert "\n5<|im_end|>" in shown
+    assert "I add." not in shown
 
 
 def test_only_options_that_a_template_names_are_switched() -> None:
@@ -315,6 +380,35 @@ def test_a_tag_that_members_spell_out_ends_a_thought(space: str) -> None:
         output = ensemble.generate(CHAT, max_new_tokens=120, thinking="on")
     assert (output.thought, output.text) == (THOUGHT, ANSWER)
     assert output.stop is None
+    # The tag is no token of the thought: as many as if it had been one that ends.
+    assert output.usage.completion_tokens == output.usage.members[0].completion_tokens
+    assert output.usage.steps == len(output.steps)
+
+
+@pytest.mark.parametrize("space", ["tokens", "bytes"])
+def test_a_budget_that_cuts_a_spelled_tag_leaves_nothing_of_it(space: str) -> None:
+    members = [thinker("hybrid", sureness=0.3), plain(), plain("tiktoken")]
+    with make(*members, space=space, weights=[0.1, 0.45, 0.45]) as ensemble:
+        options: dict[str, Any] = {"max_new_tokens": 120, "thinking": "on"}
+        whole = ensemble.generate(CHAT, **options)
+        steps = sum(step.is_thought for step in whole.steps)
+        for most in range(steps - 5, steps):
+            output = ensemble.generate(CHAT, max_thought_tokens=most, **options)
+            assert (output.thought, output.text) == (THOUGHT, ANSWER)
+            streamed = ensemble.stream(CHAT, max_thought_tokens=most, **options)
+            assert "".join(step.thought or "" for step in streamed) == THOUGHT
+
+
+@pytest.mark.parametrize("space", ["tokens", "scored", "bytes"])
+def test_thoughts_of_any_characters_are_written_and_cut(space: str) -> None:
+    """Half a character at the cut is shown as in an answer."""
+    thought = "Grüße 🙂👍🏽 你好.\nДа."
+    said = f"<think>\n{thought}\n</think>\n\n{ANSWER}"
+    with make(thinker("hybrid", said), plain("byte_level", said, ANSWER), space=space) as ensemble:
+        output = ensemble.generate(CHAT, max_new_tokens=120)
+        cut = [ensemble.generate(CHAT, max_thought_tokens=most).thought for most in range(1, 12)]
+    assert (output.thought, output.text) == (thought, ANSWER)
+    assert all(text and thought.startswith(text.removesuffix("\ufffd")) for text in cut)
 
 
 @pytest.mark.parametrize("most", [0, 1, 5])
@@ -342,6 +436,43 @@ def test_a_thought_that_takes_all_steps_leaves_no_answer() -> None:
     assert THOUGHT.startswith(output.thought)
     assert output.usage.thought_tokens == output.usage.completion_tokens == 6
     assert output.usage.steps == len(output.steps) == 6
+
+
+@pytest.mark.parametrize("space", ["tokens", "scored", "bytes"])
+def test_a_thought_that_ends_with_the_last_step_leaves_no_answer(space: str) -> None:
+    with make(*members_of("three"), space=space) as ensemble:
+        whole = ensemble.generate(CHAT, max_new_tokens=120)
+        steps = sum(step.is_thought for step in whole.steps)
+        output = ensemble.generate(CHAT, max_new_tokens=steps)
+    assert output.steps[-1].is_end
+    assert (output.thought, output.text, output.finish_reason) == (THOUGHT, "", "length")
+
+
+@pytest.mark.parametrize("kind", THINKERS)
+@pytest.mark.parametrize("more", range(0, 24, 2))
+def test_no_member_reads_more_than_its_context_holds(kind: str, more: int) -> None:
+    """Not for a vote, a tag, a thought, a unit of several of its tokens, or the answer after it."""
+    prompt = len(render(thinking_tokenizer(kind), CHAT).ids)
+    said = "<think>\nI think, thank you.\n</think>\n\nyou"
+    speaker, tokenizer = thinker(kind)
+    speaker.context_size = prompt + more
+    lengths: list[int] = []
+    score = speaker.score
+
+    def noted(queries: Sequence[Query], keys: Sequence[Hashable] | None = None) -> list[Scored]:
+        lengths.extend(len(query.ids) for query in queries)
+        return score(queries, keys)
+
+    speaker.score = noted  # type: ignore[method-assign]
+    other = plain("byte_level", said, sureness=0.99)
+    with make(other, (speaker, tokenizer), weights=[0.9, 0.1]) as ensemble:
+        try:
+            output = ensemble.generate(CHAT)
+        except ContextOverflowError:
+            assert more < 6  # no room for the tags of an answer
+            return
+    assert output.steps
+    assert max(lengths) <= prompt + more
 
 
 def test_a_full_context_ends_a_thought_before_the_answer() -> None:

@@ -120,7 +120,8 @@ def render(
 
     A template that refuses or drops the system role gets the system text as the beginning of the
     first user turn; one that refuses or drops tools' results gets them as a user's turn; one that
-    insists on alternating roles gets neighbours of one role joined.
+    insists on alternating roles gets neighbours of one role joined; one that refuses thoughts gets
+    the answers alone.
 
     Args:
         tokenizer: whose template it is.
@@ -150,6 +151,8 @@ def render(
 
 def _forms(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """The messages as they are, then with less and less asked of the template."""
+    answers_alone = without_thoughts(messages)
+    has_thoughts = messages != answers_alone
     yield messages
     yield system_in_user_turn(messages)
     if any(message["role"] == "tool" for message in messages):
@@ -157,6 +160,8 @@ def _forms(messages: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         messages = results_in_user_turns(messages)
         yield system_in_user_turn(messages)
     yield joined_neighbours(system_in_user_turn(messages))
+    if has_thoughts:
+        yield from _forms(answers_alone)
 
 
 def _render(
@@ -221,6 +226,11 @@ def _is_complete(text: str, messages: list[dict[str, Any]]) -> bool:
     """Whether all content of system, user and tool is in the rendered text, outer blanks apart."""
     contents = (m["content"].strip() for m in messages if m["role"] != "assistant")
     return all(content in text for content in contents)
+
+
+def without_thoughts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages of role and content only."""
+    return [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
 def system_in_user_turn(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ _KNOWN: Final = (
 )
 # With which templates are told whether to think, if they name them.
 _SWITCHES: Final = ("enable_thinking", "thinking")
+_REFUSALS: Final = (TemplateError, TypeError, ValueError, KeyError)  # with which templates refuse
 _THOUGHT, _ANSWER = "Hmm.", "Yes."  # without blanks at their ends, which templates may strip
 
 
@@ -44,9 +45,10 @@ class ThinkTags:
     """Between what a member thinks.
 
     Attributes:
-        opens: what stands between the prompt and a thought; nothing if the prompt opens it.
+        opens: what stands before a thought, in the prompt or after it; nothing if prompts open it
+            with a tag that nobody knows.
         closes: what stands between a thought and the answer.
-        skips: what stands between the prompt and an answer without a thought.
+        skips: what stands before an answer without a thought, after a prompt that has none of one.
         open_tag: with which a prompt ends that opens a thought, without blanks.
         close_tag: with which a thought ends, without blanks.
 
@@ -62,11 +64,8 @@ class ThinkTags:
     def after(cls, prompt: str, opens: str, closes: str) -> "ThinkTags":
         """Tags with their line breaks, without which a prompt may have them that ends with one."""
         tags = opens.strip(), closes.strip()
-        end = _prompt_end(prompt, *tags)
-        if end != "none" and prompt.rstrip() == prompt:
+        if _prompt_end(prompt, *tags) != "none" and prompt.rstrip() == prompt:
             opens, closes = tags
-        if end == "open":
-            return cls("", closes, closes, *tags)
         return cls(opens, closes, "", *tags)
 
     def prompt_end(self, prompt: str) -> PromptEnd:
@@ -104,9 +103,9 @@ def think_tags(
         # Some templates think only if they are told to.
         options = {**switches(tokenizer, "on"), **options}
         prompt = _chat(tokenizer, None, options)
-        found = None if own else _read_off(tokenizer, prompt, options)
-    except (TemplateError, TypeError, ValueError, KeyError):
+    except _REFUSALS:
         return None  # a chat that needs this template will raise the error
+    found = None if own else _read_off(tokenizer, prompt, options)
     if found is not None:
         return found
     template = str(tokenizer.chat_template)
@@ -120,8 +119,13 @@ def _read_off(
     tokenizer: PreTrainedTokenizerBase, prompt: str, options: Mapping[str, Any]
 ) -> ThinkTags | None:
     """The tags that a template writes around the thought of a message, if it writes it."""
-    with_thought = _chat(tokenizer, {"reasoning_content": _THOUGHT, "thinking": _THOUGHT}, options)
-    plain = _chat(tokenizer, {}, options)
+    thought = {"reasoning_content": _THOUGHT, "thinking": _THOUGHT}
+    try:
+        with_thought = _chat(tokenizer, thought, options)
+        plain = _chat(tokenizer, {}, options)
+        other = _chat(tokenizer, None, options, "Why?")
+    except _REFUSALS:
+        return None
     found = re.fullmatch(
         rf"{re.escape(prompt)}(.*?){re.escape(_THOUGHT)}(.*?){re.escape(_ANSWER)}.*",
         with_thought,
@@ -130,14 +134,17 @@ def _read_off(
     if found is None or not found[2].strip():
         return None
     opens, closes = found[1], found[2]
-    before, _, _ = plain.removeprefix(prompt).partition(_ANSWER)
+    if opens.strip():
+        before, _, _ = plain.removeprefix(prompt).partition(_ANSWER)
+        skips = before if plain.startswith(prompt) else ""
+        return ThinkTags(opens, closes, skips, opens.strip(), closes.strip())
     # A prompt that opens a thought ends so, whatever is asked.
-    other = _chat(tokenizer, None, options, "Why?")
-    end = _common_end(prompt, other).strip()
+    end = _common_end(prompt, other)
     known = (tags[0].strip() for tags in _KNOWN)
-    open_tag = opens.strip() or next((tag for tag in known if end.endswith(tag)), end)
-    skips = before if plain.startswith(prompt) else ("" if opens else closes)
-    return ThinkTags(opens, closes, skips, open_tag, closes.strip())
+    open_tag = next((tag for tag in known if end.rstrip().endswith(tag)), None)
+    # Of a tag that nobody knows, it can not be seen where it begins.
+    opens = "" if open_tag is None else end[end.rindex(open_tag) :]
+    return ThinkTags(opens, closes, "", open_tag or end.strip(), closes.strip())
 
 
 def _chat(

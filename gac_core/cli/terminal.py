@@ -80,14 +80,14 @@ class Words:
 
     def __init__(self) -> None:
         self._console = out()
-        self._thinks = False
+        self._has_thought = False  # on the current line
 
     def step(self, step: Step) -> None:
         """Show what became certain with this step."""
         if self._console.is_terminal:
-            if self._thinks and not step.is_thought:
+            if self._has_thought and not step.is_thought:
                 self._console.print("\n")
-            self._thinks = step.is_thought
+            self._has_thought = step.is_thought and (self._has_thought or bool(step.thought))
             style = THOUGHT if step.is_thought else style_of(step)
             text = step.text if step.thought is None else step.thought
             self._console.print(Text(printable(text), style=style), end="")

@@ -37,6 +37,7 @@ class StopMatcher:
     Attributes:
         stops: the stop strings that are still looked for.
         matched: the stop string that was found, or None.
+        held: the text that is held back.
 
     """
 
@@ -44,33 +45,33 @@ class StopMatcher:
         self.stops = tuple(stops)
         self.matched: str | None = None
         self._until = until
-        self._held = ""
+        self.held = ""
 
     def push(self, text: str) -> str:
         """The text that is certainly before any stop string."""
         if self.matched is not None:
             return ""
-        held = self._held + text
+        held = self.held + text
         at = held.find(self._until) if self._until else -1
         is_over = at >= 0
         free = held[:at] if is_over else held[: len(held) - _overlap(held, self._until)]
         found = [(at + len(stop), at, stop) for stop in self.stops if (at := free.find(stop)) >= 0]
         if found:
             _, at, self.matched = min(found)
-            self._held = ""
+            self.held = ""
             return free[:at]
         if is_over:
-            self.stops, self._until, self._held = (), "", ""
+            self.stops, self._until, self.held = (), "", ""
             return held
         certain = len(free) - max((_overlap(free, stop) for stop in self.stops), default=0)
-        self._held = held[certain:]
+        self.held = held[certain:]
         return held[:certain]
 
     def flush(self) -> str:
         """The text that is still held back, up to a stop string that is complete in it."""
         self._until = ""
         text = self.push("")
-        rest, self._held = self._held, ""
+        rest, self.held = self.held, ""
         return text + rest
 
 

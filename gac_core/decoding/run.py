@@ -143,7 +143,8 @@ class Run:
         reason = self._finish_reason(step)
         if reason is not None:
             text += self._turns.push(self._stops.push(self._text.flush()))
-            text += self._turns.push(self._stops.flush()) + self._turns.flush()
+            if not self.request.part.is_thought:  # which has no part of a tag
+                text += self._turns.push(self._stops.flush()) + self._turns.flush()
             if self._is_stopped:
                 reason = "stop"
         if self.request.part.is_thought:
@@ -152,12 +153,14 @@ class Run:
             step, text = replace(step, thought=thought), ""
         if reason is None or self._next is not None:
             return replace(step, text=text)
+        if self.request.part.is_thought:
+            reason = "length"  # the thought left no step for an answer, however it ended
         return replace(step, text=text, outcome=self._outcome(reason, step))
 
     def _following(self, last: Step) -> Request | None:
         """The request of the answer after a thought, if a step is left for it."""
         assert self._turn is not None, "thoughts are parts of turns"
-        return self._turn.follow(self.request, last, is_spelled=self._stops.matched is not None)
+        return self._turn.follow(self.request, last, self._stops.matched or self._stops.held)
 
     @property
     def _is_stopped(self) -> bool:

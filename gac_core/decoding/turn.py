@@ -32,11 +32,11 @@ class TagIds:
 
     Attributes:
         thinks: whether it has tags of its own.
-        opens: what stands between the prompt and a thought.
+        opens: what stands before a thought.
         tag: of these, the ids up to the tag itself, by which it is seen whether a member thinks.
         closes: what stands between a thought and the answer.
         closes_line: the same after a thought that ends with a line break.
-        skips: what stands between the prompt and an answer without a thought.
+        skips: what stands before an answer without a thought.
         close_id: the added token that ends a thought; None if the tag is spelled out.
         close_text: the tag.
 
@@ -72,6 +72,14 @@ class TagIds:
             text,
         )
 
+    def before_thought(self, end: PromptEnd) -> tuple[int, ...]:
+        """What stands between a prompt that ends so and a thought."""
+        return () if end == "open" else self.opens
+
+    def before_answer(self, end: PromptEnd) -> tuple[int, ...]:
+        """What stands between a prompt that ends so and an answer without a thought."""
+        return {"open": self.closes, "closed": (), "none": self.skips}[end]
+
 
 @dataclass(frozen=True)
 class Written:
@@ -99,10 +107,12 @@ class Written:
         Args:
             request: the request.
             last: its last step; None if it has not ended.
-            tokens: each member's own, if not those of its history.
+            tokens: each member's own, if only these count of its history.
 
         """
-        tokens = tokens or tuple(history.answer_length for history in request.histories)
+        if tokens:
+            return cls(request.position, tokens[request.primary], tokens)
+        tokens = tuple(history.answer_length for history in request.histories)
         units = tokens[request.primary]
         if request.space == "bytes":  # a step is a token, though its encoding may have others
             units = request.position - (last is not None and last.is_end)
@@ -114,12 +124,13 @@ class Turn:
 
     Args:
         tags: of each member.
-        request: the answer as if nobody thought, after the prompt.
-        prompt_ends: what each prompt has of a thought at its end.
+        prompts: each member's ids of the chat.
+        ends: what each prompt has of a thought at its end.
+        answer: the request of the answer if nobody thinks.
         make: makes the request of a part, of the members' ids before it.
 
     Attributes:
-        request: of the part that is written, or that is written first.
+        request: of the answer without a thought.
         prompt_lengths: each member's number of ids of the prompt.
         thought: what was written of a thought.
 
@@ -128,21 +139,35 @@ class Turn:
     def __init__(
         self,
         tags: Sequence[TagIds],
-        request: Request,
-        prompt_ends: Sequence[PromptEnd],
+        prompts: Sequence[Sequence[int]],
+        ends: Sequence[PromptEnd],
+        answer: Request,
         make: Callable[[Sequence[Sequence[int]], SamplingParams, Part], Request],
     ) -> None:
-        self.request = request
-        self.prompt_lengths = tuple(history.prompt_length for history in request.histories)
+        self.request = answer
+        self.prompt_lengths = tuple(map(len, prompts))
         self.thought = Written()
-        self._members = request.members
+        self._members = answer.members
         self._tags = tags
-        self._prompts = [history.ids for history in request.histories]
-        self._ends = prompt_ends
-        self._sampling = request.sampling
-        constraint = request.answer.constraint
+        self._prompts = prompts
+        self._ends = ends
+        self._opened = [
+            [*ids, *own.before_thought(end)]
+            for ids, end, own in zip(prompts, ends, tags, strict=True)
+        ]
+        self._sampling = answer.sampling
+        constraint = answer.answer.constraint
         # The steps and the bytes that the answer needs at least.
-        self._needed = (0, 0) if constraint is None else constraint.needed
+        steps, data = (0, 0) if constraint is None else constraint.needed
+        self._most = _most(self._sampling, steps)
+        spelled = {own.close_text for own in tags if own.close_id is None}
+        self._part = Part(
+            is_chat=True,
+            is_thought=True,
+            close_ids=tuple(own.close_id for own in tags),
+            close_texts=tuple(sorted(spelled)),
+            reserved=tuple(max(len(own.closes), len(own.closes_line)) + 2 + data for own in tags),
+        )
         self._make = make
 
     # ------------------------------------------------ whether to think
@@ -150,42 +175,21 @@ class Turn:
     def begin(self) -> Generator[Ask, Answers, Request]:
         """Ask whether members think; the request of the thought, or of the answer without one."""
         if not (yield from self._thinks()):
-            prompts = self._before(lambda tags: tags.skips, "closed")
-            return self._make(prompts, self._sampling, ANSWER)
-        spelled = {tags.close_text for tags in self._tags if tags.close_id is None}
-        part = Part(
-            is_chat=True,
-            is_thought=True,
-            close_ids=tuple(tags.close_id for tags in self._tags),
-            close_texts=tuple(sorted(spelled)),
-            reserved=tuple(len(tags.closes) + 1 + self._needed[1] for tags in self._tags),
-        )
+            return self.request
         sampling = {"max_new_tokens": self._most, "stop": (), "grammar": None}
-        return self._make(
-            self._before(lambda tags: tags.opens, "open"),
-            self._sampling.model_copy(update=sampling),
-            part,
-        )
-
-    def _before(
-        self, of_tags: Callable[[TagIds], tuple[int, ...]], has_it: PromptEnd
-    ) -> list[list[int]]:
-        """The prompts with what is still missing before thought or answer."""
-        return [
-            [*ids, *(() if end == has_it else of_tags(tags))]
-            for ids, end, tags in zip(self._prompts, self._ends, self._tags, strict=True)
-        ]
+        return self._make(self._opened, self._sampling.model_copy(update=sampling), self._part)
 
     @property
-    def _most(self) -> int:
-        """The steps that a thought may have."""
-        most = self._sampling.max_new_tokens - self._needed[0]
-        limit = self._sampling.max_thought_tokens
-        return most if limit is None else min(most, limit)
+    def _may_think(self) -> bool:
+        """Whether steps, and each member's context, have room for a thought and an answer."""
+        rooms = [self._part.room(m, member) for m, member in enumerate(self._members)]
+        return self._most > 0 and all(
+            room is None or len(ids) <= room for ids, room in zip(self._opened, rooms, strict=True)
+        )
 
     def _thinks(self) -> Generator[Ask, Answers, bool]:
-        if self._sampling.thinking != "auto" or self._most <= 0:
-            return self._sampling.thinking == "on" and self._most > 0
+        if self._sampling.thinking != "auto" or not self._may_think:
+            return self._sampling.thinking == "on" and self._may_think
         voters = [m for m, tags in enumerate(self._tags) if tags.thinks]
         asked = {m: self._query(m) for m in voters if self._ends[m] == "none" and self._tags[m].tag}
         answers = (yield Ask({m: (query,) for m, query in asked.items()})) if asked else {}
@@ -215,27 +219,32 @@ class Turn:
 
     # ------------------------------------------------ after a thought
 
-    def follow(self, thought: Request, last: Step, *, is_spelled: bool) -> Request | None:
+    def follow(self, thought: Request, last: Step, tag: str) -> Request | None:
         """The request of the answer after a thought; None if no step is left for one.
 
         Args:
             thought: the request that wrote it.
             last: its last step.
-            is_spelled: whether a tag ended it that members spelled out.
+            tag: that members spelled out at its end, or the beginning of one; perhaps empty.
 
         """
-        written = [_without_tag(history, thought.part, is_spelled) for history in thought.histories]
+        written = [_without_tag(history, tag) for history in thought.histories]
         lengths = tuple(
             len(ids) - history.prompt_length
             for (ids, _), history in zip(written, thought.histories, strict=True)
         )
-        self.thought = Written.by(thought, last, lengths)
+        self.thought = Written.by(thought, last, lengths if tag else ())
         left = self._sampling.max_new_tokens - self.thought.steps
         if left <= 0:
             return None
+        # Of a last step of more ids than its context has left, a member reads the beginning.
+        rooms = [thought.part.room(m, member) for m, member in enumerate(self._members)]
         prompts = [
-            [*ids, *(tags.closes_line if text.endswith(b"\n") else tags.closes)]
-            for (ids, text), tags in zip(written, self._tags, strict=True)
+            [
+                *(ids if room is None else ids[: room + 1]),
+                *(tags.closes_line if text.endswith(b"\n") else tags.closes),
+            ]
+            for (ids, text), tags, room in zip(written, self._tags, rooms, strict=True)
         ]
         return self._make(
             prompts,
@@ -244,10 +253,16 @@ class Turn:
         )
 
 
-def _without_tag(history: History, part: Part, is_spelled: bool) -> tuple[list[int], bytes]:
+def _most(sampling: SamplingParams, needed: int) -> int:
+    """The steps that a thought may have before an answer that needs some itself."""
+    most = sampling.max_new_tokens - needed
+    limit = sampling.max_thought_tokens
+    return most if limit is None else min(most, limit)
+
+
+def _without_tag(history: History, tag: str) -> tuple[list[int], bytes]:
     """A member's ids of prompt and thought, and the thought's bytes, without a spelled tag."""
-    if not is_spelled:
+    if not tag:
         return history.ids, history.answer
-    at = min(place for tag in part.close_texts if (place := history.answer.find(tag.encode())) >= 0)
-    text = history.answer[:at]
+    text, _, _ = history.answer.rpartition(tag.encode())
     return history.encoded(text), text

@@ -44,6 +44,7 @@ _MARKUP: Final = {
     "channels": ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"),
 }
 THINKERS: Final = tuple(_TEMPLATES)
+_LATER_BYTES: Final = bytes(range(0x80, 0xC0))  # of characters that have several
 
 
 @cache
@@ -96,7 +97,7 @@ class Speaker:
         self.stats = ScorerStats()
         self.read: list[str] = []
         self._tokenizer = tokenizer
-        self._encode = ByteTokenizer(tokenizer, self.vocabulary).encode_markup
+        self._ids = ByteTokenizer(tokenizer, self.vocabulary)
         self._texts = texts
         self._begins = begins
         self._sureness = sureness
@@ -120,14 +121,21 @@ class Speaker:
 
     def _next(self, ids: Sequence[int]) -> int:
         """The token that it would write next."""
-        read = str(self._tokenizer.decode(list(ids)))
-        self.read.append(read)
-        at = max(read.rfind(mark) + len(mark) for mark in self._begins if mark in read)
+        markup, kinds = self._tokenizer.convert_ids_to_tokens, self.vocabulary.token_bytes
+        read = b"".join(kinds[i] or str(markup(i)).encode() for i in ids)
+        self.read.append(read.decode(errors="replace"))
+        marks = [mark.encode() for mark in self._begins]
+        at = max((read.rfind(mark) + len(mark) for mark in marks if mark in read), default=0)
         written = read[at:]
-        for text in self._texts:
+        for text in map(str.encode, self._texts):
             if text.startswith(written) and text != written:
-                return self._encode(text[len(written) :])[0]
+                return self._first(text[len(written) :])
         return min(self.vocabulary.end_ids)
+
+    def _first(self, text: bytes) -> int:
+        """The first token of a text with markup, which may begin with the rest of a character."""
+        rest = text[: len(text) - len(text.lstrip(_LATER_BYTES))]
+        return (self._ids.encode(rest) if rest else self._ids.encode_markup(text.decode()))[0]
 
     def drop(self, keys: Iterable[Hashable]) -> None:
         """See `Scorer`; nothing is kept."""

@@ -22,7 +22,6 @@ _FIELDS: Final = {  # of `SamplingParams`, where the option has another name
     "stop_sequences": "stop",
     "reasoning": "thinking",
 }
-_THINKING: Final = {True: "on", False: "off"}  # by what `reasoning` says
 
 
 class CallDefaults(BaseModel):
@@ -98,7 +97,7 @@ def sampling_params(defaults: CallDefaults, options: Mapping[str, Any]) -> Sampl
     for name in (*SAMPLING, *_ALIASES):
         if name in options:
             values[_FIELDS.get(name, name)] = options[name]
-    values["thinking"] = _THINKING.get(values["thinking"])
+    values["thinking"] = _thinking(values["thinking"])
     grammar = values["grammar"] = options.get("grammar")
     is_free = grammar is None or grammar.begins_free
     if not is_free and not options.keys() & {"stop", "stop_sequences"}:
@@ -106,3 +105,15 @@ def sampling_params(defaults: CallDefaults, options: Mapping[str, Any]) -> Sampl
     if not values["logprobs"] and options.get("top_logprobs") is None:
         values["top_logprobs"] = None  # the default counts only in calls that ask for logprobs
     return SamplingParams.of({k: v for k, v in values.items() if v is not None})
+
+
+def _thinking(reasoning: object) -> str | None:
+    """What `SamplingParams` has for what `reasoning` says; frameworks know other values of it."""
+    if reasoning is None:
+        return None
+    if not isinstance(reasoning, bool):
+        raise ConfigError(
+            f"reasoning must be True, False or None, not {reasoning!r}; how much a model thinks is "
+            "for max_thought_tokens, or its template (chat_template_kwargs)"
+        )
+    return "on" if reasoning else "off"

@@ -10,8 +10,8 @@ from llama_index.core.base.llms.types import ChatMessage, ChatResponse, TextBloc
 
 from gac_core import Ensemble
 from gac_core.testing import Speaker, thinking_tokenizer, tokenizer_of
-from gac_integrations.langchain import ChatGaC
-from gac_integrations.llama_index import GaCLLM
+from gac_integrations.langchain import ChatGaC, GaCInvalidRequestError
+from gac_integrations.llama_index import GaCLLM, GaCRequestError
 from tests.integrations.test_langchain_blocks import messages_of
 
 THOUGHT = "I add: 2 + 3.\nIt is 5."
@@ -114,6 +114,14 @@ def test_one_field_switches_it(ensemble: Ensemble) -> None:
     assert_is_answer(ChatGaC(ensemble=ensemble).bind(reasoning=False).invoke("?"), None)
     short = ChatGaC(ensemble=ensemble, max_thought_tokens=2).invoke("?")
     assert THOUGHT.startswith(short.additional_kwargs["reasoning_content"])
+
+
+@pytest.mark.parametrize("value", ["low", "on", 1, {"effort": "low"}])
+def test_other_values_of_it_are_refused_in_a_call(ensemble: Ensemble, value: Any) -> None:
+    with pytest.raises(GaCInvalidRequestError, match="reasoning must be True, False or None"):
+        ChatGaC(ensemble=ensemble).invoke("?", reasoning=value)
+    with pytest.raises(GaCRequestError, match="reasoning must be True, False or None"):
+        GaCLLM(ensemble=ensemble).chat([ChatMessage(content="?")], reasoning=value)
 
 
 def test_the_profile_says_who_can_think(ensemble: Ensemble) -> None:
