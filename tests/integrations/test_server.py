@@ -254,6 +254,7 @@ async def test_several_answers_in_a_stream(client: httpx.AsyncClient) -> None:
         assert text == choice["message"]["content"]
 
 
+@pytest.mark.slow
 async def test_a_seed_draws_the_same_and_none_draws_freely(client: httpx.AsyncClient) -> None:
     async def texts(**options: Any) -> list[str]:
         answer = await ask(client, messages=SUM, n=4, **FREE, **options)
@@ -338,6 +339,7 @@ async def test_a_call_that_is_cut_is_an_error(
     assert record.fields["error"] == "answer_cut"  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 async def test_json_of_a_schema(client: httpx.AsyncClient) -> None:
     described = {"name": "person", "schema": PERSON, "strict": True}
     for form in (
@@ -652,6 +654,7 @@ async def test_keys(ensemble: Ensemble) -> None:
 # ---------------------------------------------------------------- many at once
 
 
+@pytest.mark.slow
 async def test_a_full_queue_refuses(ensemble: Ensemble) -> None:
     async with client_of(ensemble, max_running=1, max_waiting=1) as client:
         asked = {**LONG, "max_tokens": 50}
@@ -714,6 +717,7 @@ async def test_a_turn_that_comes_as_its_client_leaves_is_given_back() -> None:
         pass
 
 
+@pytest.mark.slow
 async def test_a_request_that_takes_too_long(ensemble: Ensemble) -> None:
     async with client_of(ensemble, timeout=0.05) as client:
         response = await client.post(CHAT, json=LONG)
@@ -934,6 +938,7 @@ async def test_a_client_that_leaves_stops_the_computing(
     assert f'gac_requests_total{{endpoint="{CHAT}",status="499"}} 1.0' in text
 
 
+@pytest.mark.slow
 async def test_a_client_that_reads_nothing_keeps_no_turn(
     ensemble: Ensemble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1047,6 +1052,7 @@ async def test_spans_belong_to_the_clients_trace(
         assert f"{span.parent.span_id:016x}" == parent_id
 
 
+@pytest.mark.slow
 async def test_a_client_that_leaves_while_its_prompt_is_encoded(
     ensemble: Ensemble, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1059,7 +1065,7 @@ async def test_a_client_that_leaves_while_its_prompt_is_encoded(
 
     with monkeypatch.context() as patched:
         patched.setattr(ensemble.runtime, "submission", slowly)
-        async with client_of(ensemble, timeout=0.2) as client:
+        async with client_of(ensemble, timeout=1.0) as client:
             response = await client.post(CHAT, json={"messages": SUM})
             assert response.status_code == 504
         may_go_on.set()
