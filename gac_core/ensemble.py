@@ -323,6 +323,11 @@ class Ensemble(Deciding):
         return self.runtime.union.primary
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether its models are loaded, so that it can answer at once."""
+        return self._runtime is not None
+
+    @property
     def is_closed(self) -> bool:
         """Whether `close` was called; a closed ensemble answers no more."""
         return self._is_closed

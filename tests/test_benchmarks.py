@@ -1,5 +1,6 @@
 """The benchmarks run and report what they say; their figures are nobody's to assert."""
 
+import io
 import json
 import math
 import re
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import decisions, grammar, overhead, step_profile, tracing
+from benchmarks import decisions, grammar, overhead, serving, step_profile, tracing
 from benchmarks.closed_questions import Closed, pocket_questions, read_closed
 from benchmarks.models import SHAPES, Shape, made_up_tokenizer, random_model
 from gac_core import ConfigError, Ensemble
+from gac_integrations.server import create_app
 from tests.fakes import make
+from tests.integrations.test_server_clients import running
 
 TINY = Shape(32, 1, 2, 2, 64, (600, 700), ("none", "none"))
 
@@ -37,6 +40,21 @@ def test_overhead_measures_every_figure() -> None:
     (cascade,) = figures["cascade_vs_every_step"]
     assert 0 <= cascade["fused_share"] <= 1
     assert cascade["speedup"] > 0
+
+
+@pytest.mark.slow
+async def test_serving_counts_what_clients_saw() -> None:
+    with Ensemble.pocket() as ensemble, running(create_app(ensemble)) as url:
+        row = await serving.measured(url, clients=2, seconds=0.2)
+    assert (row["clients"], row["refused"]) == (2, 0)
+    assert row["answers"] >= 2
+    assert row["tokens_per_s"] > row["answers_per_s"] > 0
+    assert 0 < row["first_token_p50"] <= row["first_token_p99"] <= row["answer_p99"]
+
+
+def test_lines_of_a_log_that_is_being_written() -> None:
+    log = io.StringIO('{"message": "ready"}\nTraceback\n{"mess')
+    assert serving.lines_of(log) == [{"message": "ready"}]
 
 
 def test_bare_forwards_compute_what_the_ensemble_computed(monkeypatch: pytest.MonkeyPatch) -> None:

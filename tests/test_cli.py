@@ -132,6 +132,9 @@ def test_explain_shows_every_members_view(
         (["choose", "--label", "yes", "Hello"], 2, "two labels or more to choose from, not 1"),
         (["choose", "--label", "a", "--label", "b", "--length", "c", "d"], 2, "'sum' or 'bytes'"),
         (["choose", "Hello"], 2, "Missing option '--label'"),
+        (["serve", "nowhere.yaml"], 2, "`gac config` writes one"),
+        (["serve", "org/model"], 2, "neither pocket nor a YAML file"),
+        (["serve", "--api-key", " "], 2, "--api-key must not be empty"),
         (["vocab", "./nowhere"], 3, "there is no folder"),
         (["vocab", "--words", "/nowhere"], 2, "--words: /nowhere can not be read"),
     ],
@@ -146,6 +149,16 @@ def test_errors_are_one_line_and_a_code(
     if not err.startswith("Usage"):
         assert err.startswith("gac: ")
         assert err.count("\n") == 1
+
+
+def test_a_server_says_what_is_not_installed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("gac_integrations.server")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    assert gac("serve") == 2
+    assert "fastapi is missing, which a server needs: pip install" in capsys.readouterr().err
 
 
 @pytest.mark.slow

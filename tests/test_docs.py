@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from gac_core import EnsembleConfig
+from gac_core import Ensemble, EnsembleConfig
+from gac_core.cli.app import main
 from gac_core.method_specs import PRESETS, MethodSpec
 from gac_core.registry import FUSIONS, METHODS, WEIGHTINGS
 
@@ -223,6 +225,39 @@ def test_the_page_of_tracing_runs_and_prints_what_it_shows() -> None:
     said = json.loads("{" + shown.partition(",\n...")[0] + "}")
     said["gac.member.ada.seconds"] = first["attributes"]["gac.member.ada.seconds"]
     assert said.items() <= first["attributes"].items()
+
+
+@pytest.mark.slow
+def test_the_page_of_serving_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Against a server of the app that the page makes."""
+    from tests.integrations.test_server_clients import running
+
+    asks, makes = blocks(ROOT / "docs/serving.md", "python")
+    session: dict[str, Any] = {}
+    exec(makes, session)
+    with session["ensemble"], running(session["app"]) as url:
+        wait_until_loaded(session["ensemble"])
+        exec(asks.replace("http://127.0.0.1:8000", url), session)
+        session["client"].close()
+    shown = capsys.readouterr().out
+    assert "2 ['2', '2', '3']\n" in shown
+    assert shown.endswith("77 - 49 = 28")
+
+
+def wait_until_loaded(ensemble: Ensemble) -> None:
+    while not ensemble.is_loaded:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_the_options_of_serving_are_those_of_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    options = set(re.findall(r"(--[a-z-]+)", capsys.readouterr().out)) - {"--help"}
+    page = (ROOT / "docs/serving.md").read_text()
+    assert {option for option in options if f"`{option}" not in page} == set()
 
 
 if __name__ == "__main__":

@@ -32,8 +32,10 @@ LAYERS: list[tuple[str, ...]] = [
     ("gac_core.testing",),
     ("gac_core.cli",),
     ("gac_integrations.shared",),
-    ("gac_integrations.langchain", "gac_integrations.llama_index"),
+    ("gac_integrations.langchain", "gac_integrations.llama_index", "gac_integrations.server"),
 ]
+# The one arrow upward: a command whose work is an integration imports it when it is called.
+CALLED_UPWARD = ("gac_core.cli.serve", ("gac_integrations.server", "gac_integrations.shared"))
 # Who may know the embedded ensemble: what makes it by name, and the command's defaults.
 KNOWS_POCKET = ("gac_core.ensemble", "gac_core.cli")
 # What the tests of the adapters need besides.
@@ -92,8 +94,19 @@ def test_nothing_imports_upward() -> None:
         and (high := layer(other)) is not None
         and high > low
         and not name.startswith("gac_core.pocket.")  # programs: training, questions
+        and not (name == CALLED_UPWARD[0] and other.startswith(CALLED_UPWARD[1]))
     ]
     assert upward == []
+
+
+def test_the_arrow_upward_is_followed_only_when_the_command_is_called() -> None:
+    at_the_top = [node for node in modules()[CALLED_UPWARD[0]].body if is_import(node)]
+    assert at_the_top
+    assert not any("gac_integrations" in ast.unparse(node) for node in at_the_top)
+
+
+def is_import(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
 
 
 def test_nothing_inside_uses_the_public_names() -> None:

@@ -1,4 +1,4 @@
-"""The `gac` command: run, chat, choose, eval, fit-gate, vocab, config.
+"""The `gac` command: run, chat, choose, serve, eval, fit-gate, vocab, config.
 
 What takes seconds to import is imported where it is used, so that help and mistakes answer at once.
 """
@@ -19,6 +19,7 @@ from gac_core.cli.config import write_config
 from gac_core.cli.evaluate import evaluate
 from gac_core.cli.fit_gate import fit_gate
 from gac_core.cli.run import run
+from gac_core.cli.serve import serve
 from gac_core.cli.terminal import err, replace_what_can_not_be_shown
 from gac_core.cli.vocab import vocab
 from gac_core.errors import (
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.command("run")(run)
 app.command("chat")(chat)
 app.command("choose")(choose)
+app.command("serve")(serve)
 app.command("eval")(evaluate)
 app.command("fit-gate")(fit_gate)
 app.command("vocab")(vocab)

@@ -26,7 +26,7 @@ from gac_core.decisions import CONTENT_FREE
 from gac_integrations.langchain.errors import translated_errors
 from gac_integrations.langchain.messages import plain_messages
 from gac_integrations.shared.deadline import Deadline
-from gac_integrations.shared.deciding import Decision, adecided, decided
+from gac_integrations.shared.deciding import Decision, adecided, decided, question_chat
 from gac_integrations.shared.fields import NamedEnsemble
 from gac_integrations.shared.options import CONFIG
 
@@ -188,14 +188,10 @@ def _answer(question: Question, probs: Sequence[float]) -> Answer:
 def _prompt(state: str, question: Question, name: str) -> list[dict[str, str]]:
     """A chat that asks a question about a state, and says before what each answer means."""
     where = f"question {name!r}"
-    meanings = [
-        f"{label}: {_text_of(meaning, where)}"
-        for label, meaning in zip(labels_of(question), _meanings(question), strict=True)
-        if meaning is not None
-    ]
-    form = "\n".join([f"Answer with one of these: {', '.join(labels_of(question))}", *meanings])
-    asked = f"{state}\n\n{_text_of(question.instructions, where)}"
-    return [{"role": "system", "content": form}, {"role": "user", "content": asked}]
+    meanings = [None if m is None else _text_of(m, where) for m in _meanings(question)]
+    return question_chat(
+        state, _text_of(question.instructions, where), labels_of(question), meanings
+    )
 
 
 def _meanings(question: Question) -> list[JsonValue]:

@@ -1,5 +1,6 @@
 """Decisions of an ensemble, several at a time and within a time limit."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
@@ -26,6 +27,24 @@ class Decision:
     prompt: Prompt
     labels: Sequence[str]
     prior: Prior = False
+
+
+def question_chat(
+    state: str, asked: str, labels: Sequence[str], meanings: Sequence[str | None]
+) -> list[dict[str, str]]:
+    """A chat that asks about a state, and says before which answers there are.
+
+    Args:
+        state: what is asked about.
+        asked: the question.
+        labels: the answers to choose from.
+        meanings: what each of them means, where it does not say so itself.
+
+    """
+    told = [f"{n}: {m}" for n, m in zip(labels, meanings, strict=True) if m is not None]
+    form = "\n".join([f"Answer with one of these: {', '.join(labels)}", *told])
+    user = f"{state}\n\n{asked}"
+    return [{"role": "system", "content": form}, {"role": "user", "content": user}]
 
 
 def decided(
@@ -65,7 +84,8 @@ async def adecided(
 ) -> list[Choice]:
     """`decided` for asyncio; cancelling the task stops the computing."""
     await ensemble.aload()
-    submits = _submits(ensemble, decisions, options)
+    # In a thread, since long prompts take long to encode.
+    submits = await asyncio.to_thread(_submits, ensemble, decisions, options)
     async with AsyncExitStack() as stack:
         streams = [
             await stack.enter_async_context(AsyncStream(submit, owner=ensemble))
