@@ -45,7 +45,7 @@ class GaCSelector(BaseSelector):
 
     Example:
         >>> from gac_integrations.llama_index import GaCLLM, GaCSelector
-        >>> selector = GaCSelector(GaCLLM(model="pocket"), max_outputs=2, min_prob=0.01)
+        >>> selector = GaCSelector(GaCLLM(model="pocket"), max_outputs=2, min_prob=0.0)
         >>> chosen = selector.select(["Sums.", "The weather in Rome."], "What is 17 + 25?")
         >>> sorted(chosen.inds)
         [0, 1]
