@@ -139,6 +139,22 @@ def test_the_end_of_any_prompt_shows_whether_it_opens_a_thought() -> None:
     assert tags.prompt_end("<|im_start|>assistant\n<r></r>") == "closed"
 
 
+def test_a_template_that_shows_no_question() -> None:
+    tokenizer = thinking_tokenizer("always")
+    own = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = (
+            "{% for m in messages if m.role == 'assistant' %}<think>\n{{ m.thinking }}\n"
+            "</think>\n\n{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}<think>\n{% endif %}"
+        )
+        tags = think_tags(tokenizer, None, {})
+    finally:
+        tokenizer.chat_template = own
+    assert tags is not None
+    assert (tags.opens, tags.closes, tags.open_tag) == ("<think>\n", "\n</think>\n\n", "<think>")
+
+
 def test_a_template_that_thinks_only_when_told_to() -> None:
     tokenizer = thinking_tokenizer("hybrid")
     own = tokenizer.chat_template

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gac_core.chat.prompt import template_text
 from gac_core.errors import ConfigError
+from gac_core.tokens.history import common_prefix
 
 Thinking = Literal["auto", "on", "off"]
 # What a rendered prompt has of a thought at its end: nothing, its beginning, or an empty one.
@@ -139,7 +140,7 @@ def _read_off(
         skips = before if plain.startswith(prompt) else ""
         return ThinkTags(opens, closes, skips, opens.strip(), closes.strip())
     # A prompt that opens a thought ends so, whatever is asked.
-    end = _common_end(prompt, other)
+    end = prompt[len(prompt) - common_prefix(prompt[::-1], other[::-1]) :]
     known = (tags[0].strip() for tags in _KNOWN)
     open_tag = next((tag for tag in known if end.rstrip().endswith(tag)), None)
     # Of a tag that nobody knows, it can not be seen where it begins.
@@ -158,13 +159,6 @@ def _chat(
     if thought is not None:
         messages.append({"role": "assistant", "content": _ANSWER, **thought})
     return template_text(tokenizer, messages, generation=thought is None, options=options)
-
-
-def _common_end(a: str, b: str) -> str:
-    count = next(
-        (n for n, pair in enumerate(zip(a[::-1], b[::-1], strict=False)) if len({*pair}) > 1)
-    )
-    return a[len(a) - count :]
 
 
 def switches(tokenizer: PreTrainedTokenizerBase, thinking: Thinking) -> dict[str, bool]:

@@ -60,7 +60,7 @@ class TagIds:
             return tuple(tokenizer.encode_markup(text) if tags else tokenizer.encode(text.encode()))
 
         closes = ids(own.closes)
-        kinds, text = tokenizer.vocabulary.token_bytes, own.closes.strip()
+        data = tokenizer.vocabulary.token_bytes
         return cls(
             tags is not None,
             ids(own.opens),
@@ -68,8 +68,8 @@ class TagIds:
             closes,
             ids(own.closes.lstrip("\n")),
             ids(own.skips) if tags else (),
-            next((i for i in closes if not kinds[i]), None) if tags else None,
-            text,
+            next((i for i in closes if not data[i]), None) if tags else None,
+            own.closes.strip(),
         )
 
     def before_thought(self, end: PromptEnd) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Members that think before they answer, with templates as those of the models that do."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import cache
 from typing import Final
 
@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gac_core.members.base import Query, Scored, ScorerStats
 from gac_core.testing.models import tokenizer_of
+from gac_core.testing.writers import Uncached
 from gac_core.tokens.tokenizer import ByteTokenizer
 from gac_core.tokens.vocabulary import Vocabulary
 
@@ -66,7 +67,7 @@ def thinking_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-class Speaker:
+class Speaker(Uncached):
     """A `Scorer` that would say one of some texts, whatever it is asked.
 
     It knows where its turn begins by the last of `begins` in what it reads; after that it goes on
@@ -102,16 +103,7 @@ class Speaker:
         self._begins = begins
         self._sureness = sureness
 
-    def score(
-        self,
-        queries: Sequence[Query],
-        keys: Sequence[Hashable] | None = None,  # noqa: ARG002
-    ) -> list[Scored]:
-        """See `Scorer`."""
-        return [self._scored(query) for query in queries]
-
     def _scored(self, query: Query) -> Scored:
-        self.stats.queries += 1
         rest = (1 - self._sureness) / self.vocab_size
         rows = torch.full((query.last, self.vocab_size), rest, dtype=torch.float64)
         for row in range(query.last):
@@ -136,9 +128,3 @@ class Speaker:
         """The first token of a text with markup, which may begin with the rest of a character."""
         rest = text[: len(text) - len(text.lstrip(_LATER_BYTES))]
         return (self._ids.encode(rest) if rest else self._ids.encode_markup(text.decode()))[0]
-
-    def drop(self, keys: Iterable[Hashable]) -> None:
-        """See `Scorer`; nothing is kept."""
-
-    def clear(self) -> None:
-        """See `Scorer`; nothing is kept."""

@@ -1,6 +1,7 @@
 """Members that would each write a given text, cut into tokens in ways of their own."""
 
 import random
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache
@@ -69,7 +70,32 @@ _CUTTERS: Final[tuple[Callable[[list[int], random.Random], int], ...]] = (
 )
 
 
-class Writer:
+class Uncached(ABC):
+    """The part of a `Scorer` that answers each query for itself and keeps nothing."""
+
+    stats: ScorerStats
+
+    def score(
+        self,
+        queries: Sequence[Query],
+        keys: Sequence[Hashable] | None = None,  # noqa: ARG002
+    ) -> list[Scored]:
+        """See `Scorer`."""
+        self.stats.queries += len(queries)
+        return [self._scored(query) for query in queries]
+
+    @abstractmethod
+    def _scored(self, query: Query) -> Scored:
+        """The answer to a query."""
+
+    def drop(self, keys: Iterable[Hashable]) -> None:  # noqa: B027
+        """See `Scorer`; nothing is kept."""
+
+    def clear(self) -> None:  # noqa: B027
+        """See `Scorer`; nothing is kept."""
+
+
+class Writer(Uncached):
     """A `Scorer` that would write one text, surer than a half of each of its tokens.
 
     Behind any beginning of the text one token that goes on with it has more than half of the mass;
@@ -152,14 +178,6 @@ class Writer:
         tokens = self.vocabulary.token_bytes
         return bool(tokens[right]) and tokens[rival].startswith(tokens[right])
 
-    def score(
-        self,
-        queries: Sequence[Query],
-        keys: Sequence[Hashable] | None = None,  # noqa: ARG002
-    ) -> list[Scored]:
-        """See `Scorer`."""
-        return [self._scored(query) for query in queries]
-
     def _scored(self, query: Query) -> Scored:
         count, tokens = len(query.ids), self.vocabulary.token_bytes
         rows = torch.full((query.last, self.vocab_size), -30.0, dtype=torch.float64)
@@ -173,11 +191,4 @@ class Writer:
                     rows[row, token] = torch.tensor(prob, dtype=torch.float64).log()
             else:
                 rows[row] = 0.0
-        self.stats.queries += 1
         return Scored(rows, hidden if query.hidden else None)
-
-    def drop(self, keys: Iterable[Hashable]) -> None:
-        """See `Scorer`; nothing is kept."""
-
-    def clear(self) -> None:
-        """See `Scorer`; nothing is kept."""

@@ -7,8 +7,8 @@ from typing import Literal, Self
 from gac_core.tokens.tokenizer import ByteTokenizer
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """The number of ids in the longest common prefix."""
+def common_prefix(a: Sequence[object], b: Sequence[object]) -> int:
+    """The number of ids, or of characters, in the longest common prefix."""
     count = min(len(a), len(b))
     if list(a[:count]) == list(b[:count]):
         return count
